@@ -1,0 +1,144 @@
+//! The file that describes a run.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use vlm_contrastive::{BatchConfig, Loss, SampleConfig};
+use vlm_encoders::{TextConfig, VisionConfig};
+use vlm_train::{OptimConfig, TrainConfig};
+
+/// A run of contrastive training.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Everything random derives from it.
+    #[serde(default)]
+    pub seed: u64,
+    /// The loss.
+    #[serde(default)]
+    pub loss: Loss,
+    pub data: DataConfig,
+    pub model: ModelConfig,
+    #[serde(default)]
+    pub sample: SampleConfig,
+    #[serde(default)]
+    pub batch: BatchConfig,
+    #[serde(default)]
+    pub optim: OptimConfig,
+    #[serde(default)]
+    pub train: TrainConfig,
+    /// Sets that the finished model is measured on.
+    #[serde(default)]
+    pub eval: Vec<EvalConfig>,
+}
+
+/// Where the data is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// `PATH[:SPLIT]` or a shipped `NAME[:SPLIT]`.
+    pub train: String,
+    /// What decides which weights are best.
+    pub val: Option<String>,
+}
+
+/// A model to go on with, or the shape of a new one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// A model folder to start from; the other fields are then not allowed.
+    pub from: Option<PathBuf>,
+    /// Tokens of the tokenizer that is trained on the captions.
+    pub vocabulary: Option<usize>,
+    /// Dimensions of the shared space.
+    pub projection_dim: Option<usize>,
+    /// The logit scale at the start (not its logarithm).
+    pub logit_scale: Option<f64>,
+    /// The image tower, with transformers' names and defaults.
+    pub vision: Option<VisionConfig>,
+    /// The text tower; its vocabulary is the tokenizer's.
+    pub text: Option<TextConfig>,
+}
+
+/// A set to measure on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalConfig {
+    /// How the metrics are named: `NAME_top1`.
+    pub name: String,
+    /// As in `[data]`.
+    pub data: String,
+    /// What it shows, for the report.
+    #[serde(default)]
+    pub note: String,
+}
+
+impl RunConfig {
+    /// Reads a file and applies `key=value` settings on top.
+    ///
+    /// # Errors
+    /// If the file is missing, not TOML, or has an unknown key.
+    pub fn read(path: &Path, settings: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("{}: cannot read the configuration", path.display()))?;
+        let mut table: toml::Table =
+            toml::from_str(&text).map_err(|e| anyhow!("{}: {}", path.display(), one_line(&e)))?;
+        for setting in settings {
+            set(&mut table, setting).with_context(|| format!("--set {setting}"))?;
+        }
+        let config: RunConfig =
+            table.try_into().map_err(|e| anyhow!("{}: {}", path.display(), one_line(&e)))?;
+        let new = &config.model;
+        let shaped = new.vocabulary.is_some() || new.vision.is_some() || new.text.is_some();
+        if new.from.is_some() && (shaped || new.projection_dim.is_some()) {
+            bail!("{}: [model] has `from` and a shape; keep one of them", path.display());
+        }
+        Ok(config)
+    }
+}
+
+/// The parser's message without its drawing of the place.
+fn one_line(error: &toml::de::Error) -> String {
+    error.message().lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+/// Applies `a.b.c=value`; the value is TOML, or a string if it is not.
+fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
+    let (key, value) =
+        setting.split_once('=').context("write key=value, such as train.epochs=3")?;
+    let value = toml::from_str::<toml::Table>(&format!("x = {value}"))
+        .ok()
+        .and_then(|mut parsed| parsed.remove("x"))
+        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let mut place = table;
+    let mut parts: Vec<&str> = key.trim().split('.').collect();
+    let last = parts.pop().unwrap_or_default();
+    for part in parts {
+        place = place
+            .entry(part)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .with_context(|| format!("`{part}` is no section"))?;
+    }
+    place.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_reach_into_sections() {
+        let mut table: toml::Table = toml::from_str("seed = 1\n[train]\nepochs = 2").unwrap();
+        for setting in ["seed=7", "train.epochs=3", "optim.lr=1e-4", "loss=sigmoid"] {
+            set(&mut table, setting).unwrap();
+        }
+        assert_eq!(table["seed"].as_integer(), Some(7));
+        assert_eq!(table["train"]["epochs"].as_integer(), Some(3));
+        assert_eq!(table["optim"]["lr"].as_float(), Some(1e-4));
+        assert_eq!(table["loss"].as_str(), Some("sigmoid"));
+        assert!(set(&mut table, "seed.x=1").is_err() && set(&mut table, "seed").is_err());
+    }
+}

@@ -1,0 +1,162 @@
+//! `vlm eval`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use burn::tensor::{Device, Tensor};
+use clap::ValueEnum;
+use serde::Serialize;
+use vlm_contrastive::{
+    Classifier, Templates, classify, embed_pictures, retrieval_metrics, retrieve,
+};
+use vlm_datasets::Dataset;
+use vlm_encoders::ClipFolder;
+
+use crate::labels::TemplateChoice;
+use crate::output;
+
+/// Arguments of `vlm eval`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The model folder.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// A shipped set (emoji), a caption file or a folder; NAME:SPLIT picks a split.
+    #[arg(long, value_name = "NAME|DIR")]
+    data: String,
+    /// What to measure.
+    #[arg(long)]
+    task: Task,
+    #[command(flatten)]
+    templates: TemplateChoice,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq)]
+enum Task {
+    /// Accuracy of choosing among all labels of the set.
+    ZeroShot,
+    /// Finding captions for pictures and pictures for captions.
+    Retrieval,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    task: &'a str,
+    samples: usize,
+    metrics: BTreeMap<String, f64>,
+}
+
+/// The features of all pictures of a set.
+pub fn features(clip: &ClipFolder, data: &Dataset) -> Result<Tensor<2>> {
+    let paths: Vec<PathBuf> = data.samples.iter().map(|s| s.image.clone()).collect();
+    Ok(embed_pictures(clip, &paths)?)
+}
+
+/// Measures a model.
+pub fn run(args: &Args, device: &Device) -> Result<()> {
+    let templates = args.templates.read()?;
+    let mut data = Dataset::open(&args.data, "test")?;
+    let clip = ClipFolder::open(&args.model, device)?;
+    let features = features(&clip, &data)?;
+    let (task, metrics) = if args.task == Task::ZeroShot {
+        caption_labels(&mut data);
+        let classifier = Classifier::new(&clip, &data.labels, &templates)?;
+        let accuracy = classify(&classifier, features, &data.truth()?)?;
+        ("zero-shot", vec![("top1".into(), accuracy.top1), ("top5".into(), accuracy.top5)])
+    } else {
+        let captions: Vec<_> = data.samples.iter().map(|s| s.captions.clone()).collect();
+        ("retrieval", retrieval_metrics(&retrieve(&clip, features, &captions)?))
+    };
+    let samples = data.samples.len();
+    if args.json {
+        return output::json(&Document { task, samples, metrics: metrics.into_iter().collect() });
+    }
+    output::line(&format!("{task} on {} ({samples} pictures)", args.data))?;
+    for (name, value) in metrics {
+        output::line(&format!("  {name:<8} {:6.2} %", 100.0 * value))?;
+    }
+    Ok(())
+}
+
+/// A set without labels is classified by its captions: the first of each picture.
+fn caption_labels(data: &mut Dataset) {
+    if !data.labels.is_empty() {
+        return;
+    }
+    for sample in &mut data.samples {
+        sample.label = sample.captions.first().cloned();
+    }
+    data.labels = data.samples.iter().filter_map(|s| s.label.clone()).collect();
+    data.labels.sort();
+    data.labels.dedup();
+}
+
+/// A zero-shot measurement that the report shows.
+pub struct Measured {
+    pub name: String,
+    pub note: String,
+    pub samples: usize,
+    pub labels: usize,
+    pub metrics: Vec<(String, f64)>,
+    /// Similarities `[pictures, labels]`.
+    pub scores: Vec<f32>,
+    pub truth: Vec<usize>,
+    pub data: Dataset,
+    pub features: Tensor<2>,
+}
+
+impl Measured {
+    /// Measures a set whose features are known.
+    ///
+    /// # Errors
+    /// If it has no labels.
+    pub fn new(
+        clip: &ClipFolder,
+        name: &str,
+        note: &str,
+        data: &Dataset,
+        features: Tensor<2>,
+    ) -> Result<Self> {
+        if data.labels.is_empty() {
+            bail!("{}: the set has no labels; evaluation sets need some", data.root.display());
+        }
+        let classifier = Classifier::new(clip, &data.labels, &Templates::none())?;
+        let truth = data.truth()?;
+        let accuracy = classify(&classifier, features.clone(), &truth)?;
+        Ok(Measured {
+            name: name.to_owned(),
+            note: note.to_owned(),
+            samples: data.samples.len(),
+            labels: data.labels.len(),
+            metrics: vec![("top1".into(), accuracy.top1), ("top5".into(), accuracy.top5)],
+            scores: classifier.scores(features.clone()),
+            truth,
+            data: data.clone(),
+            features,
+        })
+    }
+}
+
+/// The zero-shot table as lines of text.
+pub fn table(measured: &[Measured]) -> Vec<String> {
+    let mut lines = vec![format!(
+        "{:<14} {:>8} {:>8} {:>8} {:>8}",
+        "zero-shot", "pictures", "labels", "top-1", "top-5"
+    )];
+    for m in measured {
+        let percent: Vec<String> =
+            m.metrics.iter().map(|(_, v)| format!("{:>6.1} %", 100.0 * v)).collect();
+        lines.push(format!(
+            "{:<14} {:>8} {:>8} {}",
+            m.name,
+            m.samples,
+            m.labels,
+            percent.join(" ")
+        ));
+    }
+    lines
+}

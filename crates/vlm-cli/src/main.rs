@@ -1,0 +1,82 @@
+//! The `vlm` program: train, adapt and run vision-language models without Python.
+
+mod config;
+mod device;
+mod embed;
+mod eval;
+mod inspect;
+mod labels;
+mod output;
+mod report;
+mod retrieve;
+mod train;
+mod zero_shot;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Train, adapt and run vision-language models without Python.
+///
+/// Results go to stdout, everything else to stderr. Exit status: 0 for success, 1 for a
+/// failure, 2 for wrong usage, 130 for a training run that Ctrl-C stopped (it can be resumed).
+#[derive(Parser)]
+#[command(name = "vlm", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Where to compute; `vlm --help` of a build lists the backends in it.
+    #[arg(long, global = true, value_name = "DEVICE", default_value = device::DEFAULT,
+          help = device::HELP)]
+    device: String,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a model as a configuration file says, and report on it.
+    Train(train::Args),
+    /// Name what pictures show, choosing among labels the model was never trained on.
+    ZeroShot(zero_shot::Args),
+    /// Measure a model on a whole data set.
+    Eval(eval::Args),
+    /// Print or save the features of pictures or texts.
+    Embed(embed::Args),
+    /// Find the pictures of a folder that fit a text.
+    Retrieve(retrieve::Args),
+    /// Show what is in a model folder, or what a configuration makes the model see.
+    Inspect(inspect::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = device::open(&cli.device).and_then(|device| match cli.command {
+        Command::Train(args) => train::run(args, &cli.device, &device),
+        Command::ZeroShot(args) => zero_shot::run(&args, &device).map(done),
+        Command::Eval(args) => eval::run(&args, &device).map(done),
+        Command::Embed(args) => embed::run(&args, &device).map(done),
+        Command::Retrieve(args) => retrieve::run(&args, &device).map(done),
+        Command::Inspect(args) => inspect::run(&args, &device).map(done),
+    });
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            // One line: the chain of causes, without those that a message repeats.
+            let mut line = String::new();
+            for cause in error.chain() {
+                let cause = cause.to_string();
+                if !line.contains(&cause) {
+                    if !line.is_empty() {
+                        line.push_str(": ");
+                    }
+                    line.push_str(&cause);
+                }
+            }
+            eprintln!("error: {}", line.replace('\n', " "));
+            ExitCode::from(if error.is::<output::Usage>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,183 @@
+//! `vlm train`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+use serde_json::json;
+use vlm_contrastive::{ContrastiveTask, DualEncoder};
+use vlm_datasets::Dataset;
+use vlm_encoders::image::{CLIP_MEAN, CLIP_STD, ImageProcessor};
+use vlm_encoders::text::{Tokenizer, train_clip_bpe};
+use vlm_encoders::{ClipConfig, ClipFolder};
+use vlm_store::write_file;
+use vlm_train::{Ending, RunDir, StopFlag, Trainer};
+
+use crate::config::RunConfig;
+use crate::eval::Measured;
+use crate::{eval, output, report};
+
+/// Arguments of `vlm train`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// What to train, on what and how: a TOML file, such as configs/emoji.toml.
+    #[arg(value_name = "CONFIG.toml")]
+    config: PathBuf,
+    /// The folder of the run; runs/NAME of the configuration if not given.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on with the run that is in the folder.
+    #[arg(long)]
+    resume: bool,
+    /// Change the configuration, such as --set train.epochs=3.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Short for --set seed=N.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+/// What is needed to build the task and the model of a configuration.
+pub struct Parts {
+    pub data: Dataset,
+    pub validation: Option<Dataset>,
+    pub folder: Shape,
+    /// The model to go on with, if the configuration names one.
+    pub start: Option<ClipFolder>,
+}
+
+/// Everything of a model folder but the weights.
+pub type Shape = (ClipConfig, ImageProcessor, Tokenizer);
+
+/// Opens the data and settles the shape of the model.
+///
+/// # Errors
+/// If data or model cannot be read, or do not fit.
+pub fn prepare(config: &RunConfig, device: &Device) -> Result<Parts> {
+    let data = Dataset::open(&config.data.train, "train")?;
+    let validation = config.data.val.as_ref().map(|v| Dataset::open(v, "val")).transpose()?;
+    if let Some(from) = &config.model.from {
+        let clip = ClipFolder::open(from, device)?;
+        let shape = (clip.config.clone(), clip.images.clone(), clip.tokenizer.clone());
+        return Ok(Parts { data, validation, folder: shape, start: Some(clip) });
+    }
+    let model = &config.model;
+    let vision = model.vision.clone().unwrap_or_default();
+    let mut text = model.text.clone().unwrap_or_default();
+    let captions = data.samples.iter().flat_map(|s| s.captions.iter().cloned());
+    let context = text.max_position_embeddings;
+    let tokenizer = train_clip_bpe(captions, model.vocabulary.unwrap_or(4096), context)?;
+    text.vocab_size = tokenizer.vocab_size();
+    for (slot, id) in [
+        (&mut text.bos_token_id, tokenizer.bos_id()),
+        (&mut text.eos_token_id, tokenizer.eos_id()),
+        (&mut text.pad_token_id, tokenizer.pad_id()),
+    ] {
+        *slot = id.unwrap_or(*slot);
+    }
+    let projection_dim = model.projection_dim.unwrap_or(512);
+    let images = ImageProcessor::clip(vision.image_size, CLIP_MEAN, CLIP_STD);
+    let mut clip = ClipConfig { text, vision, projection_dim, ..ClipConfig::default() };
+    clip.text.projection_dim = projection_dim;
+    clip.vision.projection_dim = projection_dim;
+    if let Some(scale) = model.logit_scale {
+        if !(1.0..=100.0).contains(&scale) {
+            bail!("model.logit_scale is {scale}; it must lie between 1 and 100");
+        }
+        clip.logit_scale_init_value = scale.ln();
+    }
+    clip.validate().map_err(|reason| anyhow::anyhow!("[model]: {reason}"))?;
+    Ok(Parts { data, validation, folder: (clip, images, tokenizer), start: None })
+}
+
+/// Builds the task of a configuration.
+///
+/// # Errors
+/// If the data does not fill a batch.
+pub fn task(config: &RunConfig, parts: &Parts) -> Result<ContrastiveTask> {
+    Ok(ContrastiveTask::new(
+        parts.data.clone(),
+        parts.validation.clone(),
+        parts.folder.clone(),
+        config.sample.clone(),
+        config.batch.clone(),
+        config.loss,
+        config.seed,
+    )?)
+}
+
+/// Trains, measures and reports.
+pub fn run(args: Args, device_name: &str, device: &Device) -> Result<ExitCode> {
+    let mut settings = args.set.clone();
+    settings.extend(args.seed.map(|seed| format!("seed={seed}")));
+    let config = RunConfig::read(&args.config, &settings)?;
+    let out = args
+        .out
+        .unwrap_or_else(|| Path::new("runs").join(args.config.file_stem().unwrap_or_default()));
+    // Everything that can be refused is refused before the folder is touched.
+    let training = device.clone().autodiff();
+    let parts = prepare(&config, &training)?;
+    let task = task(&config, &parts)?;
+    let evals: Vec<(String, String, Dataset)> = config
+        .eval
+        .iter()
+        .map(|e| Ok((e.name.clone(), e.note.clone(), Dataset::open(&e.data, "test")?)))
+        .collect::<Result<_>>()?;
+    let run = RunDir::open(&out, args.resume)?;
+    let record = serde_json::to_value(&config)?;
+    write_file(&run.file("config.toml"), &mut |w| {
+        let text = toml::to_string_pretty(&config).map_err(std::io::Error::other)?;
+        w.write_all(text.as_bytes())
+    })?;
+    let about = json!({
+        "vlm": env!("CARGO_PKG_VERSION"), "burn": "0.22.1", "device": device_name,
+        "seed": config.seed, "train_samples": parts.data.samples.len(),
+    });
+    write_file(&run.file("run.json"), &mut |w| {
+        serde_json::to_writer_pretty(w, &about).map_err(std::io::Error::from)
+    })?;
+
+    let (shape, _, _) = &parts.folder;
+    let model = match parts.start {
+        Some(clip) => DualEncoder::of(clip.model, config.loss),
+        None => DualEncoder::init(shape, config.loss, config.seed, &training),
+    };
+    let trainer = Trainer {
+        run: &run,
+        train: &config.train,
+        optim: &config.optim,
+        config: record,
+        stop: &StopFlag::install()?,
+    };
+    let began = std::time::Instant::now();
+    if let Ending::Stopped(step) = trainer.run(&task, model, device)? {
+        eprintln!("stopped after step {step}; go on with --resume --out {}", out.display());
+        return Ok(ExitCode::from(130));
+    }
+    let seconds = began.elapsed().as_secs_f64();
+
+    // Measured as others will use it: from the folder on disk.
+    let clip = ClipFolder::open(&run.model(), device)?;
+    let mut measured = Vec::new();
+    for (name, note, data) in &evals {
+        let features = eval::features(&clip, data)?;
+        measured.push(Measured::new(&clip, name, note, data, features)?);
+    }
+    let metrics: serde_json::Map<String, serde_json::Value> = measured
+        .iter()
+        .flat_map(|m| m.metrics.iter().map(|(k, v)| (format!("{}_{k}", m.name), json!(v))))
+        .collect();
+    let summary = json!({ "metrics": metrics, "seconds": seconds, "seed": config.seed });
+    write_file(&run.file("summary.json"), &mut |w| {
+        serde_json::to_writer_pretty(w, &summary).map_err(std::io::Error::from)
+    })?;
+    let page = report::page(&run, &config, &clip, &measured).context("report.html")?;
+    write_file(&run.file("report.html"), &mut |w| w.write_all(page.as_bytes()))?;
+    for line in eval::table(&measured) {
+        output::line(&line)?;
+    }
+    output::line(&format!("model   {}", run.model().display()))?;
+    output::line(&format!("report  {}", run.file("report.html").display()))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,89 @@
+use std::path::PathBuf;
+
+/// What can go wrong with contrastive models and their measures. Every message is one line
+/// that names the place and the remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file of prompt templates cannot be read.
+    #[error(
+        "{}: cannot read the prompt templates: {source}; give `clip80`, `none`, or a text file with one template a line",
+        path.display()
+    )]
+    TemplateFile {
+        /// The file, as it was given.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A template has no place for the class name, or several.
+    #[error(
+        "{}:{line}: a template needs exactly one {{}} for the class name, and `{text}` has {found}",
+        path.display()
+    )]
+    Placeholder {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The template as it stands there.
+        text: String,
+        /// How many `{}` it has.
+        found: usize,
+    },
+    /// The file of prompt templates has none.
+    #[error("{}: no template in it; write one a line, such as `a photo of a {{}}.`", .0.display())]
+    NoTemplate(PathBuf),
+    /// A table of scores is not rectangular.
+    #[error("{values} scores do not make {rows} rows of {columns}; give one score for each pair")]
+    Table {
+        /// Scores given.
+        values: usize,
+        /// Rows wanted.
+        rows: usize,
+        /// Columns wanted.
+        columns: usize,
+    },
+    /// A true answer that is not among the candidates.
+    #[error(
+        "item {row}: the true answer {answer} is not among the {candidates} candidates (they count from 0)"
+    )]
+    Answer {
+        /// The image or row, from 0.
+        row: usize,
+        /// The answer that the caller named.
+        answer: usize,
+        /// How many candidates there are.
+        candidates: usize,
+    },
+    /// A score that is not a number, which has no rank.
+    #[error(
+        "{direction}: the score of query {query} and candidate {candidate} is NaN; look for NaN in the features or the weights"
+    )]
+    NotANumber {
+        /// `image to text` or `text to image`.
+        direction: &'static str,
+        /// The query, from 0.
+        query: usize,
+        /// The candidate, from 0.
+        candidate: usize,
+    },
+    /// There is nothing to measure.
+    #[error("{0}: nothing to measure; give at least one item with a true answer")]
+    NothingToMeasure(&'static str),
+    /// Features do not come back from the device as 32-bit floats.
+    #[error("cannot read scores from the device: {0}")]
+    Device(String),
+    /// A model folder, picture or tokenizer failed.
+    #[error(transparent)]
+    Model(#[from] vlm_encoders::Error),
+    /// No label to choose among.
+    #[error("no labels; give some, such as --labels cat,dog, or a file with one a line")]
+    NoLabels,
+    /// No text to embed.
+    #[error("no texts; give at least one")]
+    NoTexts,
+    /// No picture to embed.
+    #[error("no pictures; give at least one")]
+    NoPictures,
+}

@@ -1,0 +1,136 @@
+//! Whole sets: embedding, zero-shot classification, retrieval.
+
+use std::path::PathBuf;
+
+use burn::tensor::Tensor;
+use rayon::prelude::*;
+use vlm_encoders::{ClipFolder, batch_pixels};
+
+use crate::retrieval::{Retrieval, recall_of_features};
+use crate::{Error, Templates, templates, zero_shot};
+
+/// Pictures that are decoded and embedded together.
+const BATCH: usize = 64;
+/// Texts that are embedded together.
+const TEXTS: usize = 256;
+
+/// L2-normalised features of pictures, `[pictures, dim]`. At most 64 are decoded at a time.
+///
+/// # Errors
+/// The first picture that cannot be read, in order.
+pub fn embed_pictures(clip: &ClipFolder, paths: &[PathBuf]) -> Result<Tensor<2>, Error> {
+    let device = clip.model.logit_scale.device();
+    let mut parts = Vec::new();
+    for paths in paths.chunks(BATCH) {
+        let pixels = paths
+            .par_iter()
+            .map(|path| clip.images.process_path(path))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(vlm_encoders::Error::from)?;
+        parts.push(clip.model.encode_images(batch_pixels(&pixels, &device)));
+    }
+    if parts.is_empty() {
+        return Err(Error::NoPictures);
+    }
+    Ok(Tensor::cat(parts, 0))
+}
+
+/// L2-normalised features of texts, `[texts, dim]`.
+///
+/// # Errors
+/// If there is none, or the tokenizer fails.
+pub fn embed_texts(clip: &ClipFolder, texts: &[String]) -> Result<Tensor<2>, Error> {
+    let parts =
+        texts.chunks(TEXTS).map(|texts| clip.encode_texts(texts)).collect::<Result<Vec<_>, _>>()?;
+    if parts.is_empty() {
+        return Err(Error::NoTexts);
+    }
+    Ok(Tensor::cat(parts, 0))
+}
+
+/// A zero-shot classifier: one direction a label.
+#[derive(Clone, Debug)]
+pub struct Classifier {
+    /// What it chooses among.
+    pub labels: Vec<String>,
+    /// `[labels, dim]`, L2-normalised.
+    pub weights: Tensor<2>,
+}
+
+impl Classifier {
+    /// Turns labels into captions and captions into directions (CLIP §3.1.4): each template's
+    /// feature is normalised, they are averaged, and the average is normalised again.
+    ///
+    /// # Errors
+    /// If there are no labels.
+    pub fn new(clip: &ClipFolder, labels: &[String], templates: &Templates) -> Result<Self, Error> {
+        if labels.is_empty() {
+            return Err(Error::NoLabels);
+        }
+        let mut sum: Option<Tensor<2>> = None;
+        for template in templates.as_slice() {
+            let filled: Vec<String> =
+                labels.iter().map(|label| templates::fill(template, label)).collect();
+            let features = embed_texts(clip, &filled)?;
+            sum = Some(match sum {
+                Some(sum) => sum + features,
+                None => features,
+            });
+        }
+        let sum = sum.ok_or(Error::NoLabels)?;
+        Ok(Classifier { labels: labels.to_vec(), weights: crate::loss::normalize(sum) })
+    }
+
+    /// Similarities `[pictures, labels]`, on the host row by row.
+    pub fn scores(&self, features: Tensor<2>) -> Vec<f32> {
+        let scores = features.matmul(self.weights.clone().transpose());
+        scores.into_data().iter::<f32>().collect()
+    }
+}
+
+/// Accuracy of a zero-shot classifier.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Accuracy {
+    /// Share whose best label is right.
+    pub top1: f64,
+    /// Share whose best five hold the right one.
+    pub top5: f64,
+}
+
+/// Classifies features `[pictures, dim]` whose true labels are `truth`.
+///
+/// # Errors
+/// If there is nothing to classify, or a truth is no label.
+pub fn classify(
+    classifier: &Classifier,
+    features: Tensor<2>,
+    truth: &[usize],
+) -> Result<Accuracy, Error> {
+    let scores = classifier.scores(features);
+    let classes = classifier.labels.len();
+    Ok(Accuracy {
+        top1: zero_shot::accuracy(&scores, classes, truth, 1)?,
+        top5: zero_shot::accuracy(&scores, classes, truth, 5)?,
+    })
+}
+
+/// Retrieval both ways: `captions[i]` are those of picture `i`.
+///
+/// # Errors
+/// If there is no caption, or the tokenizer fails.
+pub fn retrieve(
+    clip: &ClipFolder,
+    features: Tensor<2>,
+    captions: &[Vec<String>],
+) -> Result<Retrieval, Error> {
+    let mut truth = Vec::with_capacity(captions.len());
+    let mut texts = Vec::new();
+    for captions in captions {
+        truth.push((texts.len()..texts.len() + captions.len()).collect::<Vec<_>>());
+        texts.extend(captions.iter().cloned());
+    }
+    let text_features = embed_texts(clip, &texts)?;
+    recall_of_features(features, text_features, &truth, &[1, 5, 10], 256)
+}

@@ -1,0 +1,141 @@
+//! The dual encoder.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor};
+use vlm_nn::Linear;
+use vlm_nn::params::{self, Init, blank};
+use vlm_store::TensorFiles;
+
+use super::ClipConfig;
+use super::names::named;
+use crate::checkpoint::Named;
+use crate::towers::{TextTower, VisionTower};
+use crate::{Error, checkpoint};
+
+/// An image tower and a text tower that meet in one space.
+#[derive(Module, Debug)]
+pub struct ClipModel {
+    /// Pictures.
+    pub vision: VisionTower,
+    /// Texts.
+    pub text: TextTower,
+    /// `[vision width, dim]`, no bias.
+    pub visual_projection: Linear,
+    /// `[text width, dim]`, no bias.
+    pub text_projection: Linear,
+    /// `[1]`, the logarithm of what similarities are multiplied by.
+    pub logit_scale: Param<Tensor<1>>,
+}
+
+impl ClipModel {
+    /// A blank model, which takes no memory before it is loaded or initialised.
+    pub fn new(config: &ClipConfig, device: &Device) -> Self {
+        let (v, t) = (&config.vision, &config.text);
+        ClipModel {
+            vision: VisionTower::new(
+                &v.block(),
+                v.num_hidden_layers,
+                v.image_size,
+                v.patch_size,
+                v.num_channels,
+                device,
+            ),
+            text: TextTower::new(
+                &t.block(),
+                t.num_hidden_layers,
+                t.vocab_size,
+                t.max_position_embeddings,
+                device,
+            ),
+            visual_projection: Linear::new(v.hidden_size, config.projection_dim, false, device),
+            text_projection: Linear::new(t.hidden_size, config.projection_dim, false, device),
+            logit_scale: blank([1], device),
+        }
+    }
+
+    /// A model with CLIP's start values, which depend on nothing but the seed.
+    pub fn init(config: &ClipConfig, seed: u64, device: &Device) -> Self {
+        params::initialize(Self::new(config, device), seed, &|path, shape| {
+            start(config, path, shape)
+        })
+    }
+
+    /// A model loaded from a checkpoint.
+    ///
+    /// # Errors
+    /// If a tensor is missing, surplus or misshapen (all are listed), or the file fails.
+    pub fn load(config: &ClipConfig, files: &TensorFiles, device: &Device) -> Result<Self, Error> {
+        // A layer that is asked for and absent is found before its blanks are made, so a lying
+        // config cannot make us allocate; see `ClipFolder::open` for the number of layers.
+        checkpoint::load(Self::new(config, device), files, &Self::names(config))
+    }
+
+    /// Where each parameter lies in a file.
+    pub fn names(config: &ClipConfig) -> impl Fn(&str) -> Named {
+        let (channels, patch) = (config.vision.num_channels, config.vision.patch_size);
+        move |path| named(path, channels, patch)
+    }
+
+    /// `[batch, channels, image, image]` to features `[batch, dim]`, not normalised.
+    pub fn image_features(&self, pixels: Tensor<4>, keep: Option<Tensor<2, Int>>) -> Tensor<2> {
+        self.visual_projection.forward(self.vision.forward(pixels, keep))
+    }
+
+    /// Token ids `[batch, tokens]` and the place of each end token `[batch]` to features
+    /// `[batch, dim]`, not normalised.
+    pub fn text_features(&self, ids: Tensor<2, Int>, ends: Tensor<1, Int>) -> Tensor<2> {
+        self.text_projection.forward(self.text.forward(ids, ends))
+    }
+
+    /// L2-normalised image features `[batch, dim]`.
+    pub fn encode_images(&self, pixels: Tensor<4>) -> Tensor<2> {
+        normalize(self.image_features(pixels, None))
+    }
+
+    /// L2-normalised text features `[batch, dim]`.
+    pub fn encode_texts(&self, ids: Tensor<2, Int>, ends: Tensor<1, Int>) -> Tensor<2> {
+        normalize(self.text_features(ids, ends))
+    }
+
+    /// What similarities are multiplied by.
+    pub fn scale(&self) -> f32 {
+        let value: f32 = self.logit_scale.val().into_scalar();
+        value.exp()
+    }
+}
+
+/// Divides each row by its length.
+fn normalize(x: Tensor<2>) -> Tensor<2> {
+    let length = (x.clone() * x.clone()).sum_dim(1).sqrt().clamp_min(1e-12);
+    x / length
+}
+
+/// CLIP's start values, as in `_init_weights` of `modeling_clip.py`.
+fn start(config: &ClipConfig, path: &str, shape: &[usize]) -> Init {
+    let vision = path.starts_with("vision.");
+    let (width, layers) = if vision {
+        (config.vision.hidden_size as f64, config.vision.num_hidden_layers)
+    } else {
+        (config.text.hidden_size as f64, config.text.num_hidden_layers)
+    };
+    let deep = (2.0 * layers.max(1) as f64).powf(-0.5);
+    if path == "logit_scale" {
+        Init::Constant(config.logit_scale_init_value as f32)
+    } else if path.contains("norm") && path.ends_with("weight") {
+        Init::Constant(1.0)
+    } else if path.ends_with("bias") {
+        Init::Constant(0.0)
+    } else if path.ends_with("projection.weight") {
+        Init::Normal((shape[0] as f64).powf(-0.5))
+    } else if path.contains(".attention.out.") {
+        Init::Normal(width.powf(-0.5))
+    } else if path.contains(".attention.") || path.contains(".down.") {
+        Init::Normal(width.powf(-0.5) * deep)
+    } else if path.contains(".up.") {
+        Init::Normal((2.0 * width).powf(-0.5))
+    } else if path == "vision.class" {
+        Init::Normal(width.powf(-0.5))
+    } else {
+        Init::Normal(0.02)
+    }
+}

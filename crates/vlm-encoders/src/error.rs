@@ -1,0 +1,84 @@
+use std::path::PathBuf;
+
+use crate::image::ImageError;
+use crate::text::TokenizerError;
+
+/// What can go wrong with models and their folders. Every message is one line.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor file cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] vlm_store::Error),
+    /// A picture cannot be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A tokenizer cannot be read.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// There is no such model folder.
+    #[error("{}: no such model folder; give a folder that holds config.json and model.safetensors", .0.display())]
+    NoModel(PathBuf),
+    /// A file of the folder is missing or unreadable.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// `config.json` does not describe a model of this project.
+    #[error("{}: {reason}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The tensors of the file are not those of the configuration.
+    #[error("{}: the tensors do not fit config.json: {}", path.display(), mismatch)]
+    Tensors {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        mismatch: Mismatch,
+    },
+}
+
+/// Tensors that a checkpoint lacks, has too many, or has in another shape.
+#[derive(Debug, Default, PartialEq)]
+pub struct Mismatch {
+    /// Wanted and not there.
+    pub missing: Vec<String>,
+    /// There and not wanted.
+    pub surplus: Vec<String>,
+    /// Name, wanted shape, shape in the file.
+    pub misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
+}
+
+impl Mismatch {
+    /// Whether everything fits.
+    pub fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.surplus.is_empty() && self.misshapen.is_empty()
+    }
+}
+
+impl std::fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shapes: Vec<String> = self
+            .misshapen
+            .iter()
+            .map(|(name, want, got)| format!("{name} is {got:?} and should be {want:?}"))
+            .collect();
+        let parts: Vec<String> = [
+            ("missing", &self.missing),
+            ("surplus", &self.surplus),
+            ("of the wrong shape", &shapes),
+        ]
+        .iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{} {what}: {}", names.len(), names.join(", ")))
+        .collect();
+        f.write_str(&parts.join("; "))
+    }
+}

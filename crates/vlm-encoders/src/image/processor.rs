@@ -1,0 +1,194 @@
+//! Preparing a picture for an image encoder.
+//!
+//! Order: resize → centre crop → rescale → normalise → channels first, as transformers 4.57
+//! `CLIPImageProcessor` (the slow one, on Pillow) and transformers 5 `CLIPImageProcessorPil` do.
+//! A file that names the torchvision ("fast") processor is handled the same way; torchvision's own
+//! resampling differs from Pillow's by a few levels.
+
+use std::path::Path;
+
+use ::image::RgbImage;
+
+use super::bound;
+use super::config;
+use super::crop::{Placed, centre};
+use super::decode::load;
+use super::error::ImageError;
+use super::filter::Filter;
+use super::resample::{Window, resize};
+
+/// Mean of OpenAI's CLIP, per channel, of samples in 0…1.
+pub const CLIP_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+/// Standard deviation of OpenAI's CLIP, per channel, of samples in 0…1.
+pub const CLIP_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+
+/// What a picture is resized to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resize {
+    /// The shorter edge to this many pixels, the longer one in proportion, rounded down.
+    ShortestEdge(usize),
+    /// To this size, whatever the proportions.
+    Exact {
+        /// Pixels.
+        height: usize,
+        /// Pixels.
+        width: usize,
+    },
+}
+
+/// How pictures are prepared, as `preprocessor_config.json` says it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageProcessor {
+    /// The size to resize to; `None` leaves the size alone.
+    pub resize: Option<Resize>,
+    /// The filter to resize with.
+    pub filter: Filter,
+    /// Height and width of the centre crop; `None` crops nothing.
+    pub crop: Option<(usize, usize)>,
+    /// What the samples 0…255 are multiplied by; `None` leaves them.
+    pub rescale: Option<f64>,
+    /// Mean and standard deviation per channel; `None` leaves the samples.
+    pub normalize: Option<([f64; 3], [f64; 3])>,
+}
+
+/// A picture ready for an encoder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pixels {
+    /// `[3, height, width]`, contiguous.
+    pub data: Vec<f32>,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl ImageProcessor {
+    /// CLIP's processing for square pictures of `image_size` pixels. OpenAI's statistics are
+    /// [`CLIP_MEAN`] and [`CLIP_STD`].
+    pub fn clip(image_size: usize, mean: [f64; 3], std: [f64; 3]) -> Self {
+        Self {
+            resize: Some(Resize::ShortestEdge(image_size)),
+            filter: Filter::Bicubic,
+            crop: Some((image_size, image_size)),
+            rescale: Some(1.0 / 255.0),
+            normalize: Some((mean, std)),
+        }
+    }
+
+    /// Reads `preprocessor_config.json` of a model folder, or the `image_processor` part of
+    /// `processor_config.json`, where transformers 5 puts it.
+    ///
+    /// # Errors
+    /// [`ImageError`]: neither file is there, or one holds a field or value that is not known.
+    pub fn from_dir(dir: &Path) -> Result<Self, ImageError> {
+        config::read(dir)
+    }
+
+    /// Writes `preprocessor_config.json` into a folder that exists, as transformers writes it.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub fn save(&self, dir: &Path) -> Result<(), ImageError> {
+        config::write(self, dir)
+    }
+
+    /// Height and width of the result, if they do not depend on the picture.
+    pub fn output_size(&self) -> Option<(usize, usize)> {
+        match (self.crop, self.resize) {
+            (Some(crop), _) => Some(crop),
+            (None, Some(Resize::Exact { height, width })) => Some((height, width)),
+            _ => None,
+        }
+    }
+
+    /// Prepares a picture.
+    ///
+    /// # Errors
+    /// [`ImageError::EmptyPicture`]; [`ImageError::Bound`] if the result would be absurdly large.
+    pub fn process(&self, picture: &RgbImage) -> Result<Pixels, ImageError> {
+        let (height, width, bytes) = self.resized_and_cropped(picture)?;
+        bound::check(height * width, 3 * size_of::<f32>())?;
+        let levels = self.levels();
+        let mut data = Vec::with_capacity(height * width * 3);
+        for (channel, levels) in levels.iter().enumerate() {
+            data.extend(
+                bytes.as_chunks::<3>().0.iter().map(|pixel| levels[usize::from(pixel[channel])]),
+            );
+        }
+        Ok(Pixels { data, height, width })
+    }
+
+    /// Reads and prepares a picture.
+    ///
+    /// # Errors
+    /// As [`load`] and [`ImageProcessor::process`], with the file's name.
+    pub fn process_path(&self, path: &Path) -> Result<Pixels, ImageError> {
+        self.process(&load(path)?).map_err(|source| ImageError::Processing {
+            name: path.display().to_string(),
+            source: Box::new(source),
+        })
+    }
+
+    /// Height, width and `[height, width, 3]` bytes: what the encoder will see, before it is
+    /// turned into numbers.
+    ///
+    /// # Errors
+    /// As [`ImageProcessor::process`].
+    pub fn resized_and_cropped(
+        &self,
+        picture: &RgbImage,
+    ) -> Result<(usize, usize, Vec<u8>), ImageError> {
+        let (source_w, source_h) = (picture.width() as usize, picture.height() as usize);
+        if source_w == 0 || source_h == 0 {
+            return Err(ImageError::EmptyPicture);
+        }
+        let (resized_h, resized_w) = self.resized_size(source_h, source_w);
+        let (height, width) = self.crop.unwrap_or((resized_h, resized_w));
+        bound::check(height, width.saturating_mul(3))?;
+        let (rows, columns) = (centre(resized_h, height), centre(resized_w, width));
+        let window = Window { x: columns.from.clone(), y: rows.from.clone() };
+        let seen = resize(picture, resized_w, resized_h, &window, self.filter)?;
+        Ok((height, width, padded(seen, height, width, &rows, &columns)))
+    }
+
+    fn resized_size(&self, height: usize, width: usize) -> (usize, usize) {
+        match self.resize {
+            None => (height, width),
+            Some(Resize::Exact { height, width }) => (height, width),
+            Some(Resize::ShortestEdge(edge)) => {
+                let (short, long) = (height.min(width), height.max(width));
+                // Python's `int(edge * long / short)`.
+                let long = (edge.saturating_mul(long) as f64 / short as f64) as usize;
+                if width <= height { (long, edge) } else { (edge, long) }
+            }
+        }
+    }
+
+    /// The number that each of the 256 levels becomes, per channel: in double precision up to the
+    /// rescaling and in single precision from there, as numpy does it for transformers.
+    fn levels(&self) -> [[f32; 256]; 3] {
+        std::array::from_fn(|channel| {
+            std::array::from_fn(|level| {
+                let value =
+                    self.rescale.map_or(level as f32, |factor| (level as f64 * factor) as f32);
+                self.normalize.map_or(value, |(mean, std)| {
+                    (value - mean[channel] as f32) / std[channel] as f32
+                })
+            })
+        })
+    }
+}
+
+/// Puts the seen part into a black picture of `height` × `width`, unless it fills it.
+fn padded(seen: Vec<u8>, height: usize, width: usize, rows: &Placed, columns: &Placed) -> Vec<u8> {
+    if rows.from.len() == height && columns.from.len() == width {
+        return seen;
+    }
+    let mut out = vec![0; height * width * 3];
+    let stride = columns.from.len() * 3;
+    for (index, row) in seen.chunks_exact(stride).enumerate() {
+        let start = ((rows.at + index) * width + columns.at) * 3;
+        out[start..start + stride].copy_from_slice(row);
+    }
+    out
+}

@@ -1,0 +1,222 @@
+//! The one transformer block, and a stack of it.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
+
+use crate::params::blank;
+use crate::{Activation, Attention, AttentionConfig, FeedForward, Norm, NormKind, Rotary};
+
+/// Where the norms of a block stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormPlace {
+    /// Before each sub-layer: `x + f(norm(x))`.
+    Pre,
+    /// After each sum, as in BERT: `norm(x + f(x))`.
+    Post,
+}
+
+/// The choices that make a [`Block`] one of the families.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockConfig {
+    /// Values a token.
+    pub width: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; `None` for as many as query heads.
+    pub kv_heads: Option<usize>,
+    /// Values a head; `None` for `width / heads`.
+    pub head_dim: Option<usize>,
+    /// Inner width of the feed-forward.
+    pub inner: usize,
+    /// Its activation.
+    pub activation: Activation,
+    /// Whether it is gated.
+    pub gated: bool,
+    /// Bias on q, k, v.
+    pub qkv_bias: bool,
+    /// Bias on attention's output and the feed-forward.
+    pub bias: bool,
+    /// Norm kind.
+    pub norm: NormKind,
+    /// Norm place.
+    pub place: NormPlace,
+    /// Added under the norms' root.
+    pub eps: f64,
+    /// Whether a token sees only itself and those before it.
+    pub causal: bool,
+    /// Rotary positions.
+    pub rotary: Option<Rotary>,
+    /// Learned scale on each sub-layer's output (CaiT, arXiv 2103.17239).
+    pub layer_scale: bool,
+    /// Width of a second sequence to attend to between attention and feed-forward.
+    pub cross_width: Option<usize>,
+}
+
+impl Default for BlockConfig {
+    /// CLIP's block, with ViT-B's sizes.
+    fn default() -> Self {
+        BlockConfig {
+            width: 768,
+            heads: 12,
+            kv_heads: None,
+            head_dim: None,
+            inner: 3072,
+            activation: Activation::QuickGelu,
+            gated: false,
+            qkv_bias: true,
+            bias: true,
+            norm: NormKind::Layer,
+            place: NormPlace::Pre,
+            eps: 1e-5,
+            causal: false,
+            rotary: None,
+            layer_scale: false,
+            cross_width: None,
+        }
+    }
+}
+
+impl BlockConfig {
+    fn attention(&self, context_width: usize) -> AttentionConfig {
+        AttentionConfig {
+            width: self.width,
+            context_width,
+            heads: self.heads,
+            kv_heads: self.kv_heads.unwrap_or(self.heads),
+            head_dim: self.head_dim.unwrap_or(self.width / self.heads),
+            qkv_bias: self.qkv_bias,
+            out_bias: self.bias,
+            causal: self.causal,
+            rotary: self.rotary,
+        }
+    }
+}
+
+/// Attention and feed-forward, each with its norm and residual sum.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// Norm of the attention.
+    pub norm1: Norm,
+    /// Self-attention.
+    pub attention: Attention,
+    /// Scale of the attention's output, `[width]`.
+    pub scale1: Option<Param<Tensor<1>>>,
+    /// Norm of the cross-attention.
+    pub cross_norm: Option<Norm>,
+    /// Attention to a second sequence.
+    pub cross: Option<Attention>,
+    /// Norm of the feed-forward.
+    pub norm2: Norm,
+    /// Feed-forward.
+    pub feed_forward: FeedForward,
+    /// Scale of the feed-forward's output, `[width]`.
+    pub scale2: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    place: NormPlace,
+}
+
+impl Block {
+    /// A blank block.
+    pub fn new(config: &BlockConfig, device: &Device) -> Self {
+        let norm = || Norm::new(config.norm, config.width, config.eps, device);
+        let scale = || config.layer_scale.then(|| blank([config.width], device));
+        Block {
+            norm1: norm(),
+            attention: Attention::new(&config.attention(config.width), device),
+            scale1: scale(),
+            cross_norm: config.cross_width.map(|_| norm()),
+            cross: config.cross_width.map(|width| {
+                let config =
+                    AttentionConfig { causal: false, rotary: None, ..config.attention(width) };
+                Attention::new(&config, device)
+            }),
+            norm2: norm(),
+            feed_forward: FeedForward::new(
+                config.width,
+                config.inner,
+                config.gated,
+                config.bias,
+                config.activation,
+                device,
+            ),
+            scale2: scale(),
+            place: config.place,
+        }
+    }
+
+    /// `x: [batch, tokens, width]` to the same; `mask` as in [`Attention::forward`].
+    pub fn forward(&self, x: Tensor<3>, mask: Option<Tensor<3>>) -> Tensor<3> {
+        self.forward_cross(x, mask, None)
+    }
+
+    /// The same with a second sequence `[batch, keys, cross_width]` and its mask.
+    ///
+    /// # Panics
+    /// If a context is given to a block that was built without cross-attention.
+    pub fn forward_cross(
+        &self,
+        x: Tensor<3>,
+        mask: Option<Tensor<3>>,
+        context: Option<(Tensor<3>, Option<Tensor<3>>)>,
+    ) -> Tensor<3> {
+        let x = self.residual(x, &self.norm1, self.scale1.as_ref(), |x| {
+            self.attention.forward(x, None, mask)
+        });
+        let x = match context {
+            None => x,
+            Some((context, mask)) => {
+                let (Some(norm), Some(cross)) = (&self.cross_norm, &self.cross) else {
+                    panic!("a context was given to a block without cross-attention");
+                };
+                self.residual(x, norm, None, |x| cross.forward(x, Some(context), mask))
+            }
+        };
+        self.residual(x, &self.norm2, self.scale2.as_ref(), |x| self.feed_forward.forward(x))
+    }
+
+    fn residual(
+        &self,
+        x: Tensor<3>,
+        norm: &Norm,
+        scale: Option<&Param<Tensor<1>>>,
+        f: impl FnOnce(Tensor<3>) -> Tensor<3>,
+    ) -> Tensor<3> {
+        let scaled = |y: Tensor<3>| match scale {
+            Some(scale) => y * scale.val().unsqueeze(),
+            None => y,
+        };
+        match self.place {
+            NormPlace::Pre => x.clone() + scaled(f(norm.forward(x))),
+            NormPlace::Post => norm.forward(x.clone() + scaled(f(x))),
+        }
+    }
+}
+
+/// Blocks one after another.
+#[derive(Module, Debug)]
+pub struct Stack {
+    /// From input to output.
+    pub blocks: Vec<Block>,
+}
+
+impl Stack {
+    /// Blank blocks.
+    pub fn new(config: &BlockConfig, layers: usize, device: &Device) -> Self {
+        Stack { blocks: (0..layers).map(|_| Block::new(config, device)).collect() }
+    }
+
+    /// `x: [batch, tokens, width]` to the same; `mask` as in [`Attention::forward`].
+    pub fn forward(&self, x: Tensor<3>, mask: Option<Tensor<3>>) -> Tensor<3> {
+        self.blocks.iter().fold(x, |x, block| block.forward(x, mask.clone()))
+    }
+
+    /// The states before the first block and after each.
+    pub fn forward_all(&self, x: Tensor<3>, mask: Option<Tensor<3>>) -> Vec<Tensor<3>> {
+        let mut states = vec![x];
+        for block in &self.blocks {
+            let last = states[states.len() - 1].clone();
+            states.push(block.forward(last, mask.clone()));
+        }
+        states
+    }
+}

@@ -1,0 +1,51 @@
+//! Feed-forward layers.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+use crate::Linear;
+use crate::ops::{self, Activation};
+
+/// `down(act(up(x)))`, or gated `down(act(gate(x)) · up(x))` (Shazeer 2020, arXiv 2002.05202).
+#[derive(Module, Debug)]
+pub struct FeedForward {
+    /// To the inner width.
+    pub up: Linear,
+    /// The gate, if there is one.
+    pub gate: Option<Linear>,
+    /// Back to the width.
+    pub down: Linear,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl FeedForward {
+    /// Blank maps.
+    pub fn new(
+        width: usize,
+        inner: usize,
+        gated: bool,
+        bias: bool,
+        activation: Activation,
+        device: &Device,
+    ) -> Self {
+        FeedForward {
+            up: Linear::new(width, inner, bias, device),
+            gate: gated.then(|| Linear::new(width, inner, bias, device)),
+            down: Linear::new(inner, width, bias, device),
+            activation,
+        }
+    }
+
+    /// `[..., width]` to the same.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let inner = match &self.gate {
+            None => ops::activate(self.up.forward(x), self.activation),
+            Some(gate) => {
+                let open = ops::activate(gate.forward(x.clone()), self.activation);
+                open * self.up.forward(x)
+            }
+        };
+        self.down.forward(inner)
+    }
+}

@@ -1,0 +1,82 @@
+//! Activations, vectorised.
+
+use super::parallel_chunks;
+use super::simd::{erf, exp, sigmoid, simd, tanh};
+use crate::ops::composed::{TANH_CUBIC, TANH_SLOPE};
+use crate::ops::kernels::Activation;
+
+pub fn forward(x: &[f32], kind: Activation) -> Vec<f32> {
+    let mut y = vec![0f32; x.len()];
+    parallel_chunks([&mut y], 1, |start, [y]| forward_chunk(&x[start..start + y.len()], y, kind));
+    y
+}
+
+pub fn backward(x: &[f32], grad: &[f32], kind: Activation) -> Vec<f32> {
+    let mut dx = vec![0f32; x.len()];
+    parallel_chunks([&mut dx], 1, |start, [dx]| {
+        let range = start..start + dx.len();
+        backward_chunk(&x[range.clone()], &grad[range], dx, kind);
+    });
+    dx
+}
+
+#[inline(always)]
+fn each(x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = f(*x);
+    }
+}
+
+#[inline(always)]
+fn each_grad(x: &[f32], g: &[f32], y: &mut [f32], slope: impl Fn(f32) -> f32) {
+    for ((y, x), g) in y.iter_mut().zip(x).zip(g) {
+        *y = slope(*x) * *g;
+    }
+}
+
+#[inline(always)]
+fn inner(x: f32) -> f32 {
+    tanh(x * (TANH_SLOPE as f32 + (TANH_SLOPE * TANH_CUBIC) as f32 * x * x))
+}
+
+/// The derivative of `x·σ(s·x)`.
+#[inline(always)]
+fn sigmoid_unit(x: f32, s: f32) -> f32 {
+    let sig = sigmoid(s * x);
+    sig * (1.0 + s * x * (1.0 - sig))
+}
+
+const ROOT_HALF: f32 = std::f32::consts::FRAC_1_SQRT_2;
+/// 1/√(2π).
+const DENSITY: f32 = 0.398_942_3;
+
+simd! {
+    fn forward_chunk(x: &[f32], y: &mut [f32], kind: Activation) {
+        match kind {
+            Activation::Gelu => {
+                each(x, y, |x| 0.5 * x * (1.0 + erf(x * ROOT_HALF, exp(-0.5 * x * x))));
+            }
+            Activation::GeluTanh => each(x, y, |x| 0.5 * x * (1.0 + inner(x))),
+            Activation::QuickGelu => each(x, y, |x| x * sigmoid(1.702 * x)),
+            Activation::Silu => each(x, y, |x| x * sigmoid(x)),
+            Activation::Relu => each(x, y, |x| if x > 0.0 { x } else { 0.0 }),
+        }
+    }
+
+    fn backward_chunk(x: &[f32], g: &[f32], y: &mut [f32], kind: Activation) {
+        match kind {
+            Activation::Gelu => each_grad(x, g, y, |x| {
+                let e = exp(-0.5 * x * x);
+                0.5 * (1.0 + erf(x * ROOT_HALF, e)) + x * DENSITY * e
+            }),
+            Activation::GeluTanh => each_grad(x, g, y, |x| {
+                let t = inner(x);
+                let slope = TANH_SLOPE as f32 + (3.0 * TANH_SLOPE * TANH_CUBIC) as f32 * x * x;
+                0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope
+            }),
+            Activation::QuickGelu => each_grad(x, g, y, |x| sigmoid_unit(x, 1.702)),
+            Activation::Silu => each_grad(x, g, y, |x| sigmoid_unit(x, 1.0)),
+            Activation::Relu => each_grad(x, g, y, |x| if x > 0.0 { 1.0 } else { 0.0 }),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Native bodies for the pure-Rust CPU backend.
+//!
+//! Burn's own evaluates transcendental functions one value at a time and composes the norms;
+//! here each operation is one vectorised pass over rows, in parallel over fixed chunks of rows
+//! so that a result does not depend on the number of threads.
+
+mod activation;
+mod attention;
+mod rows;
+mod simd;
+
+use burn::backend::Flex;
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::{Bytes, DType, Shape};
+use rayon::prelude::*;
+
+use super::composed;
+use super::kernels::{Activation, Heads, Kernels};
+
+pub(crate) use simd::simd;
+
+type F = FloatTensor<Flex>;
+
+/// Whether the tensor is 32-bit and its buffer is just its values in order.
+pub(crate) fn is_plain(x: &FlexTensor) -> bool {
+    x.dtype() == DType::F32
+        && x.is_contiguous()
+        && x.layout().start_offset() == 0
+        && x.bytes().len() == x.layout().num_elements() * 4
+}
+
+/// The tensor with its values in order from the start of its buffer, copied only if need be.
+pub(crate) fn values(x: FlexTensor) -> FlexTensor {
+    if is_plain(&x) {
+        return x;
+    }
+    let copy = x.to_contiguous();
+    if is_plain(&copy) {
+        return copy;
+    }
+    let shape = copy.layout().shape().clone();
+    match copy.as_slice::<f32>().map(<[f32]>::to_vec) {
+        Some(data) => tensor(data, shape),
+        None => copy,
+    }
+}
+
+fn tensor(data: Vec<f32>, shape: Shape) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(data), Layout::contiguous(shape), DType::F32)
+}
+
+/// Values a task handles: long enough to be worth a thread, short enough to balance two.
+const CHUNK: usize = 1 << 14;
+
+/// Runs `body(first value, chunks)` over chunks of whole rows, in parallel. The buffers may
+/// have different row lengths given by their length; chunk borders fall on the same rows.
+pub(crate) fn parallel_chunks<const N: usize>(
+    buffers: [&mut [f32]; N],
+    row: usize,
+    body: impl Fn(usize, [&mut [f32]; N]) + Sync,
+) {
+    let len = buffers[0].len();
+    let rows = (CHUNK / row).max(1);
+    let step = rows * row;
+    let mut jobs = Vec::with_capacity(len.div_ceil(step));
+    let mut rest = buffers;
+    let mut start = 0;
+    while start < len {
+        let take = step.min(len - start);
+        let mut parts: [&mut [f32]; N] = std::array::from_fn(|_| &mut [][..]);
+        for (part, rest) in parts.iter_mut().zip(rest.iter_mut()) {
+            let (head, tail) = std::mem::take(rest).split_at_mut(take);
+            *part = head;
+            *rest = tail;
+        }
+        jobs.push((start, parts));
+        start += take;
+    }
+    jobs.into_par_iter().for_each(|(start, parts)| body(start, parts));
+}
+
+fn all_f32(tensors: &[&FlexTensor]) -> bool {
+    tensors.iter().all(|x| x.dtype() == DType::F32)
+}
+
+fn dims2(x: &FlexTensor) -> (usize, usize) {
+    let s = x.layout().shape();
+    (s[0], s[1])
+}
+
+impl Kernels for Flex {
+    fn layer_norm_forward(x: F, w: F, b: F, eps: f64) -> [F; 3] {
+        if !all_f32(&[&x, &w, &b]) {
+            return composed::layer_norm_forward::<Self>(x, w, b, eps);
+        }
+        let (n, d) = dims2(&x);
+        let (x, w, b) = (values(x), values(w), values(b));
+        let (y, mean, rstd) =
+            rows::layer_norm(x.storage(), w.storage(), b.storage(), n, d, eps as f32);
+        [
+            tensor(y, Shape::new([n, d])),
+            tensor(mean, Shape::new([n, 1])),
+            tensor(rstd, Shape::new([n, 1])),
+        ]
+    }
+
+    fn layer_norm_backward(x: F, w: F, mean: F, rstd: F, grad: F) -> [F; 3] {
+        if !all_f32(&[&x, &w, &grad]) {
+            return composed::layer_norm_backward::<Self>(x, w, mean, rstd, grad);
+        }
+        let (n, d) = dims2(&x);
+        let (x, w, mean, rstd, grad) =
+            (values(x), values(w), values(mean), values(rstd), values(grad));
+        let (dx, dw, db) = rows::layer_norm_backward(
+            x.storage(),
+            w.storage(),
+            mean.storage(),
+            rstd.storage(),
+            grad.storage(),
+            n,
+            d,
+        );
+        [tensor(dx, Shape::new([n, d])), tensor(dw, Shape::new([d])), tensor(db, Shape::new([d]))]
+    }
+
+    fn rms_norm_forward(x: F, w: F, eps: f64) -> [F; 2] {
+        if !all_f32(&[&x, &w]) {
+            return composed::rms_norm_forward::<Self>(x, w, eps);
+        }
+        let (n, d) = dims2(&x);
+        let (x, w) = (values(x), values(w));
+        let (y, rstd) = rows::rms_norm(x.storage(), w.storage(), n, d, eps as f32);
+        [tensor(y, Shape::new([n, d])), tensor(rstd, Shape::new([n, 1]))]
+    }
+
+    fn rms_norm_backward(x: F, w: F, rstd: F, grad: F) -> [F; 2] {
+        if !all_f32(&[&x, &w, &grad]) {
+            return composed::rms_norm_backward::<Self>(x, w, rstd, grad);
+        }
+        let (n, d) = dims2(&x);
+        let (x, w, rstd, grad) = (values(x), values(w), values(rstd), values(grad));
+        let (dx, dw) =
+            rows::rms_norm_backward(x.storage(), w.storage(), rstd.storage(), grad.storage(), n, d);
+        [tensor(dx, Shape::new([n, d])), tensor(dw, Shape::new([d]))]
+    }
+
+    fn activate_forward(x: F, kind: Activation) -> F {
+        if !all_f32(&[&x]) {
+            return composed::activate_forward::<Self>(x, kind);
+        }
+        let shape = x.layout().shape().clone();
+        let x = values(x);
+        tensor(activation::forward(x.storage(), kind), shape)
+    }
+
+    fn activate_backward(x: F, grad: F, kind: Activation) -> F {
+        if !all_f32(&[&x, &grad]) {
+            return composed::activate_backward::<Self>(x, grad, kind);
+        }
+        let shape = x.layout().shape().clone();
+        let (x, grad) = (values(x), values(grad));
+        tensor(activation::backward(x.storage(), grad.storage(), kind), shape)
+    }
+
+    fn attention_forward(q: F, k: F, v: F, mask: Option<F>, heads: Heads) -> [F; 2] {
+        if !all_f32(&[&q, &k, &v]) {
+            return composed::attention_forward::<Self>(q, k, v, mask, heads);
+        }
+        let plan = attention::Plan::new(&q, &k, mask.as_ref(), heads);
+        let (q, k, v, mask) = (values(q), values(k), values(v), mask.map(values));
+        let mask = mask.as_ref().map(|m| m.storage::<f32>());
+        let (out, lse) = attention::forward(&plan, q.storage(), k.storage(), v.storage(), mask);
+        [
+            tensor(out, q.layout().shape().clone()),
+            tensor(lse, Shape::new([plan.batch, heads.q, plan.queries])),
+        ]
+    }
+
+    fn attention_backward(
+        q: F,
+        k: F,
+        v: F,
+        mask: Option<F>,
+        out: F,
+        lse: F,
+        grad: F,
+        heads: Heads,
+    ) -> [F; 3] {
+        if !all_f32(&[&q, &k, &v, &grad]) {
+            return composed::attention_backward::<Self>(q, k, v, mask, out, lse, grad, heads);
+        }
+        let plan = attention::Plan::new(&q, &k, mask.as_ref(), heads);
+        let (q, k, v, mask) = (values(q), values(k), values(v), mask.map(values));
+        let (out, lse, grad) = (values(out), values(lse), values(grad));
+        let mask = mask.as_ref().map(|m| m.storage::<f32>());
+        let saved = attention::Saved {
+            q: q.storage(),
+            k: k.storage(),
+            v: v.storage(),
+            mask,
+            out: out.storage(),
+            lse: lse.storage(),
+        };
+        let [dq, dk, dv] = attention::backward(&plan, &saved, grad.storage());
+        [
+            tensor(dq, q.layout().shape().clone()),
+            tensor(dk, k.layout().shape().clone()),
+            tensor(dv, v.layout().shape().clone()),
+        ]
+    }
+
+    fn cross_entropy_forward(logits: F, targets: F) -> [F; 2] {
+        if !all_f32(&[&logits, &targets]) {
+            return composed::cross_entropy_forward::<Self>(logits, targets);
+        }
+        let (n, d) = dims2(&logits);
+        let (logits, targets) = (values(logits), values(targets));
+        let (loss, lse) = rows::cross_entropy(logits.storage(), targets.storage(), n, d);
+        [tensor(loss, Shape::new([n])), tensor(lse, Shape::new([n, 1]))]
+    }
+
+    fn cross_entropy_backward(logits: F, targets: F, lse: F, grad: F) -> F {
+        if !all_f32(&[&logits, &targets, &grad]) {
+            return composed::cross_entropy_backward::<Self>(logits, targets, lse, grad);
+        }
+        let (n, d) = dims2(&logits);
+        let (logits, targets, lse, grad) =
+            (values(logits), values(targets), values(lse), values(grad));
+        let dx = rows::cross_entropy_backward(
+            logits.storage(),
+            targets.storage(),
+            lse.storage(),
+            grad.storage(),
+            d,
+        );
+        tensor(dx, Shape::new([n, d]))
+    }
+}

@@ -1,0 +1,147 @@
+//! Differentiable operations with hand-written backward passes.
+//!
+//! Burn's autodiff records attention, norms, activations and cross-entropy as many small
+//! operations and keeps every intermediate. Each operation here is recorded as one node that
+//! keeps only what its backward pass needs. The forward and backward bodies are [`Kernels`]:
+//! a composition of backend operations by default, native code where that pays (`flex`).
+//!
+//! | operation | kept for backward |
+//! |---|---|
+//! | [`attention`] | q, k, v, output and one number a row; never the score matrix |
+//! | [`layer_norm`], [`rms_norm`] | input and one or two numbers a row |
+//! | [`activate`] | input |
+//! | [`cross_entropy`] | logits and one number a row |
+
+mod composed;
+#[cfg(feature = "flex")]
+mod flex;
+mod kernels;
+mod optimizer;
+mod recorded;
+
+pub use kernels::{Activation, Kernels};
+pub use optimizer::{AdamWStep, adamw_step};
+pub use recorded::{Mask, Ops};
+
+use burn::backend::Dispatch;
+use burn::tensor::Tensor;
+
+/// Layer norm over the last dimension: `(x − mean) / √(var + eps) · weight + bias`
+/// (Ba et al. 2016, arXiv 1607.06450).
+///
+/// `x: [..., width]`, `weight` and `bias: [width]`; the result has x's shape.
+pub fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    eps: f64,
+) -> Tensor<D> {
+    let dims = x.dims();
+    let out = <Dispatch as Ops>::layer_norm_op(
+        rows(x).into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+        eps,
+    );
+    Tensor::<2>::from_dispatch(out).reshape(dims)
+}
+
+/// Root-mean-square norm over the last dimension: `x / √(mean(x²) + eps) · weight`
+/// (Zhang and Sennrich 2019, arXiv 1910.07467).
+///
+/// `x: [..., width]`, `weight: [width]`; the result has x's shape.
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    let dims = x.dims();
+    let out = <Dispatch as Ops>::rms_norm_op(rows(x).into_dispatch(), weight.into_dispatch(), eps);
+    Tensor::<2>::from_dispatch(out).reshape(dims)
+}
+
+/// Applies an [`Activation`] to each value.
+pub fn activate<const D: usize>(x: Tensor<D>, kind: Activation) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as Ops>::activate_op(x.into_dispatch(), kind))
+}
+
+/// How [`attention`] is shaped and masked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; a divisor of `heads` (grouped-query attention, arXiv 2305.13245).
+    pub kv_heads: usize,
+    /// Query `i` of `n` sees the keys up to `i + keys − n`, so that a cache of earlier keys works.
+    pub causal: bool,
+    /// Multiplies the scores; 1/√head_dim as a rule.
+    pub scale: f64,
+}
+
+/// Scaled dot-product attention over heads that lie side by side in the last dimension.
+///
+/// - `q: [batch, queries, heads · head_dim]`, `k`, `v: [batch, keys, kv_heads · head_dim]`
+/// - `mask`: added to the scores, `[batch or 1, queries or 1, keys]`, 0 where visible and
+///   [`MASKED`] where not; it gets no gradient. Rows that see nothing become uniform.
+///
+/// Returns `[batch, queries, heads · head_dim]`.
+///
+/// # Panics
+/// If heads do not divide the widths, or batch and key counts differ.
+pub fn attention(
+    q: Tensor<3>,
+    k: Tensor<3>,
+    v: Tensor<3>,
+    mask: Option<Tensor<3>>,
+    shape: AttentionShape,
+) -> Tensor<3> {
+    let ([b, t, w], [bk, s, wk]) = (q.dims(), k.dims());
+    let head = w / shape.heads;
+    assert!(
+        w == head * shape.heads
+            && wk == head * shape.kv_heads
+            && shape.heads.is_multiple_of(shape.kv_heads)
+            && b == bk
+            && v.dims() == [bk, s, wk],
+        "attention: q [{b}, {t}, {w}] with {} heads does not fit k {:?} and v {:?} with {} heads",
+        shape.heads,
+        k.dims(),
+        v.dims(),
+        shape.kv_heads
+    );
+    if let Some(m) = &mask {
+        let [mb, mt, ms] = m.dims();
+        assert!(
+            (mb == b || mb == 1) && (mt == t || mt == 1) && ms == s,
+            "attention: mask [{mb}, {mt}, {ms}] does not fit scores [{b}, {t}, {s}]"
+        );
+    }
+    Tensor::from_dispatch(<Dispatch as Ops>::attention_op(
+        q.into_dispatch(),
+        k.into_dispatch(),
+        v.into_dispatch(),
+        mask.map_or(Mask::Open, |mask| Mask::Added(mask.into_dispatch())),
+        shape.heads,
+        shape.kv_heads,
+        shape.causal,
+        shape.scale,
+    ))
+}
+
+/// What a mask adds to a forbidden score. Finite, so that a fully masked row stays a number.
+pub const MASKED: f32 = -1e9;
+
+/// Cross-entropy of each row of `logits: [rows, classes]` against a distribution over the
+/// classes, `targets: [rows, classes]` (rows sum to 1; no gradient flows into them).
+///
+/// Returns the loss of each row, `[rows]`, in nats.
+pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
+    assert_eq!(logits.dims(), targets.dims(), "cross_entropy: logits and targets differ in shape");
+    Tensor::from_dispatch(<Dispatch as Ops>::cross_entropy_op(
+        logits.into_dispatch(),
+        targets.into_dispatch(),
+    ))
+}
+
+fn rows<const D: usize>(x: Tensor<D>) -> Tensor<2> {
+    let dims = x.dims();
+    let width = dims[D - 1];
+    let rows = dims[..D - 1].iter().product();
+    x.reshape([rows, width])
+}

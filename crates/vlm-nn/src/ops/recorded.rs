@@ -1,0 +1,248 @@
+//! The operations as Burn's dispatch and autodiff see them.
+
+use burn::backend::Backend;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops as Recorded, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, ExtensionType, backend_extension};
+
+use super::kernels::{Activation, Heads, Kernels};
+
+/// An optional mask, in the form that the dispatch macro takes.
+#[derive(ExtensionType)]
+pub enum Mask<B: Backend> {
+    /// Every query sees every key (or those that causality leaves).
+    Open,
+    /// Added to the scores.
+    Added(FloatTensor<B>),
+}
+
+impl<B: Backend> Mask<B> {
+    fn into_option(self) -> Option<FloatTensor<B>> {
+        match self {
+            Mask::Open => None,
+            Mask::Added(mask) => Some(mask),
+        }
+    }
+}
+
+/// The operations of this crate on a backend's own tensors; call the functions of
+/// [`ops`](super) instead.
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    LibTorch: cfg(feature = "tch"),
+    Cube: cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal", feature = "cuda", feature = "rocm")),
+    Autodiff
+)]
+pub trait Ops: Backend {
+    /// See [`layer_norm`](super::layer_norm); rows `[rows, width]`.
+    fn layer_norm_op(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self>;
+    /// See [`rms_norm`](super::rms_norm); rows `[rows, width]`.
+    fn rms_norm_op(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f64) -> FloatTensor<Self>;
+    /// See [`activate`](super::activate).
+    fn activate_op(x: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self>;
+    /// See [`attention`](super::attention).
+    fn attention_op(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        #[extension_type] mask: Mask<Self>,
+        heads: usize,
+        kv_heads: usize,
+        causal: bool,
+        scale: f64,
+    ) -> FloatTensor<Self>;
+    /// See [`cross_entropy`](super::cross_entropy).
+    fn cross_entropy_op(logits: FloatTensor<Self>, targets: FloatTensor<Self>)
+    -> FloatTensor<Self>;
+}
+
+macro_rules! plain {
+    ($backend:ty) => {
+        impl Ops for $backend {
+            fn layer_norm_op(
+                x: FloatTensor<Self>,
+                w: FloatTensor<Self>,
+                b: FloatTensor<Self>,
+                eps: f64,
+            ) -> FloatTensor<Self> {
+                let [out, _, _] = Self::layer_norm_forward(x, w, b, eps);
+                out
+            }
+            fn rms_norm_op(
+                x: FloatTensor<Self>,
+                w: FloatTensor<Self>,
+                eps: f64,
+            ) -> FloatTensor<Self> {
+                let [out, _] = Self::rms_norm_forward(x, w, eps);
+                out
+            }
+            fn activate_op(x: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self> {
+                Self::activate_forward(x, kind)
+            }
+            fn attention_op(
+                q: FloatTensor<Self>,
+                k: FloatTensor<Self>,
+                v: FloatTensor<Self>,
+                mask: Mask<Self>,
+                heads: usize,
+                kv_heads: usize,
+                causal: bool,
+                scale: f64,
+            ) -> FloatTensor<Self> {
+                let heads = Heads { q: heads, kv: kv_heads, causal, scale };
+                let mask = mask.into_option();
+                let [out, _] = Self::attention_forward(q, k, v, mask, heads);
+                out
+            }
+            fn cross_entropy_op(
+                logits: FloatTensor<Self>,
+                targets: FloatTensor<Self>,
+            ) -> FloatTensor<Self> {
+                let [out, _] = Self::cross_entropy_forward(logits, targets);
+                out
+            }
+        }
+    };
+}
+
+#[cfg(feature = "flex")]
+plain!(burn::backend::Flex);
+#[cfg(feature = "tch")]
+plain!(burn::backend::LibTorch);
+#[cfg(any(
+    feature = "wgpu",
+    feature = "vulkan",
+    feature = "metal",
+    feature = "cuda",
+    feature = "rocm"
+))]
+plain!(burn::backend::Cube);
+
+/// Hands each parent that wants one its gradient.
+fn register<B: Backend, const N: usize>(
+    grads: &mut Gradients,
+    ids: [Option<burn::backend::autodiff::NodeId>; N],
+    values: [FloatTensor<B>; N],
+) {
+    for (id, value) in ids.into_iter().zip(values) {
+        if let Some(id) = id {
+            grads.register::<B>(id, value);
+        }
+    }
+}
+
+/// Defines the recorded form: the parents, what is kept, and the backward that uses it.
+macro_rules! backward {
+    ($name:ident, $n:literal, $state:ty, |$kept:pat_param, $grad:ident| $body:expr) => {
+        #[derive(Debug)]
+        struct $name;
+        impl<B: Kernels> Backward<B, $n> for $name {
+            type State = $state;
+            fn backward(
+                self,
+                ops: Recorded<Self::State, $n>,
+                grads: &mut Gradients,
+                _: &mut Checkpointer,
+            ) {
+                let $grad = grads.consume::<B>(&ops.node);
+                let $kept = ops.state;
+                let ids = ops.parents.map(|parent| parent.map(|node| node.id));
+                register::<B, $n>(grads, ids, $body);
+            }
+        }
+    };
+}
+
+impl<B: Kernels, C: CheckpointStrategy> Ops for Autodiff<B, C> {
+    fn layer_norm_op(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self> {
+        backward!(LayerNorm, 3, [FloatTensor<B>; 4], |[x, w, mean, rstd], grad| {
+            B::layer_norm_backward(x, w, mean, rstd, grad)
+        });
+        let guards = [x.node(), w.node(), b.node()];
+        let (x, w, b) = (x.into_primitive(), w.into_primitive(), b.into_primitive());
+        let [out, mean, rstd] = B::layer_norm_forward(x.clone(), w.clone(), b, eps);
+        match Backward::<B, 3>::prepare::<C>(LayerNorm, guards).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish([x, w, mean, rstd], out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
+    fn rms_norm_op(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        backward!(RmsNorm, 2, [FloatTensor<B>; 3], |[x, w, rstd], grad| {
+            B::rms_norm_backward(x, w, rstd, grad)
+        });
+        let guards = [x.node(), w.node()];
+        let (x, w) = (x.into_primitive(), w.into_primitive());
+        let [out, rstd] = B::rms_norm_forward(x.clone(), w.clone(), eps);
+        match Backward::<B, 2>::prepare::<C>(RmsNorm, guards).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish([x, w, rstd], out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
+    fn activate_op(x: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self> {
+        backward!(Activate, 1, (FloatTensor<B>, Activation), |(x, kind), grad| {
+            [B::activate_backward(x, grad, kind)]
+        });
+        let guards = [x.node()];
+        let x = x.into_primitive();
+        match Backward::<B, 1>::prepare::<C>(Activate, guards).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((x.clone(), kind), B::activate_forward(x, kind)),
+            OpsKind::UnTracked(prep) => prep.finish(B::activate_forward(x, kind)),
+        }
+    }
+
+    fn attention_op(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        mask: Mask<Self>,
+        heads: usize,
+        kv_heads: usize,
+        causal: bool,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        type Kept<B> = ([FloatTensor<B>; 5], Option<FloatTensor<B>>, Heads);
+        backward!(Attention, 3, Kept<B>, |([q, k, v, out, lse], mask, heads), grad| {
+            B::attention_backward(q, k, v, mask, out, lse, grad, heads)
+        });
+        let heads = Heads { q: heads, kv: kv_heads, causal, scale };
+        let guards = [q.node(), k.node(), v.node()];
+        let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
+        let mask = mask.into_option().map(|m| m.into_primitive());
+        let [out, lse] = B::attention_forward(q.clone(), k.clone(), v.clone(), mask.clone(), heads);
+        match Backward::<B, 3>::prepare::<C>(Attention, guards).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(([q, k, v, out.clone(), lse], mask, heads), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
+    fn cross_entropy_op(
+        logits: FloatTensor<Self>,
+        targets: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        backward!(CrossEntropy, 1, [FloatTensor<B>; 3], |[logits, targets, lse], grad| {
+            [B::cross_entropy_backward(logits, targets, lse, grad)]
+        });
+        let guards = [logits.node()];
+        let (logits, targets) = (logits.into_primitive(), targets.into_primitive());
+        let [out, lse] = B::cross_entropy_forward(logits.clone(), targets.clone());
+        match Backward::<B, 1>::prepare::<C>(CrossEntropy, guards).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish([logits, targets, lse], out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Each operation against its plain composition and against finite differences, on every
+//! backend that is built in.
+
+use burn::tensor::{Device, Distribution, Tensor, TensorData, activation};
+use vlm_nn::ops::{self, Activation, AttentionShape, MASKED};
+
+fn devices() -> Vec<Device> {
+    #[allow(unused_mut)]
+    let mut devices = vec![Device::flex()];
+    #[cfg(feature = "tch")]
+    #[allow(deprecated)]
+    devices.push(Device::libtorch());
+    #[cfg(feature = "wgpu")]
+    devices.push(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice));
+    devices
+}
+
+/// Values that look random but are the same everywhere.
+fn input<const D: usize>(shape: [usize; D], seed: usize, device: &Device) -> Tensor<D> {
+    let len = shape.iter().product::<usize>();
+    let values: Vec<f32> = (0..len)
+        .map(|i| (((i * 7919 + seed * 104_729 + 13) % 2003) as f32 / 1001.0 - 1.0) * 1.5)
+        .collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().convert::<f32>().try_to_vec().unwrap()
+}
+
+fn close(what: &str, got: &[f32], want: &[f32], relative: f32) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let scale = want.iter().fold(1f32, |a, b| a.max(b.abs()));
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!((g - w).abs() <= relative * scale, "{what}[{i}]: {g} against {w}");
+    }
+}
+
+/// Checks `fast` against `plain` in value and gradients, and its gradients against
+/// differences of its own values.
+fn check<const D: usize, const E: usize>(
+    what: &str,
+    shapes: &[[usize; D]],
+    fast: &dyn Fn(&[Tensor<D>]) -> Tensor<E>,
+    plain: &dyn Fn(&[Tensor<D>]) -> Tensor<E>,
+) {
+    for device in devices() {
+        let plain_inputs: Vec<_> =
+            shapes.iter().enumerate().map(|(i, s)| input(*s, i, &device)).collect();
+        let y = fast(&plain_inputs);
+        let weights = input(y.dims(), 99, &device);
+        close(&format!("{what} forward"), &host(y), &host(plain(&plain_inputs)), 1e-5);
+
+        let grads = |f: &dyn Fn(&[Tensor<D>]) -> Tensor<E>| -> Vec<Vec<f32>> {
+            let auto = device.clone().autodiff();
+            let x: Vec<_> = shapes
+                .iter()
+                .enumerate()
+                .map(|(i, s)| input(*s, i, &auto).require_grad())
+                .collect();
+            let weights = Tensor::from_inner(weights.clone());
+            let mut grads = (f(&x) * weights).sum().backward();
+            x.iter().map(|x| host(x.grad_remove(&mut grads).expect("a gradient"))).collect()
+        };
+        let (ours, theirs) = (grads(fast), grads(plain));
+        for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
+            close(&format!("{what} gradient of input {i}"), a, b, 1e-4);
+        }
+
+        // Directional differences in double steps: f32 leaves about three digits.
+        for (i, gradient) in ours.iter().enumerate() {
+            let direction = input(shapes[i], 1000 + i, &device);
+            let at = |h: f32| {
+                let mut x = plain_inputs.clone();
+                x[i] = x[i].clone() + direction.clone() * h;
+                // Summed in double, since the differences are small.
+                let (y, w) = (host(fast(&x)), host(weights.clone()));
+                y.iter().zip(&w).map(|(y, w)| f64::from(*y) * f64::from(*w)).sum::<f64>()
+            };
+            let h = 1e-2;
+            let numeric =
+                (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * f64::from(h));
+            let exact: f64 = gradient
+                .iter()
+                .zip(host(direction))
+                .map(|(g, d)| f64::from(*g) * f64::from(d))
+                .sum();
+            let scale = exact.abs().max(1.0);
+            assert!(
+                (numeric - exact).abs() < 1e-2 * scale,
+                "{what} input {i}: difference {numeric}, gradient {exact}"
+            );
+        }
+    }
+}
+
+#[test]
+fn layer_norm() {
+    let plain = |x: &[Tensor<2>]| {
+        let [n, d] = x[0].dims();
+        let mean = x[0].clone().mean_dim(1);
+        let c = x[0].clone() - mean;
+        let var = c.clone().powf_scalar(2.0).mean_dim(1);
+        let w = x[1].clone().expand([n, d]);
+        c / (var + 1e-5).sqrt() * w + x[2].clone().expand([n, d])
+    };
+    let fast = |x: &[Tensor<2>]| {
+        let d = x[0].dims()[1];
+        ops::layer_norm(x[0].clone(), x[1].clone().reshape([d]), x[2].clone().reshape([d]), 1e-5)
+    };
+    for (n, d) in [(3, 8), (130, 33), (1, 1024)] {
+        check("layer_norm", &[[n, d], [1, d], [1, d]], &fast, &plain);
+    }
+}
+
+#[test]
+fn rms_norm() {
+    let plain = |x: &[Tensor<2>]| {
+        let dims = x[0].dims();
+        let square = x[0].clone().powf_scalar(2.0).mean_dim(1);
+        x[0].clone() / (square + 1e-6).sqrt() * x[1].clone().expand(dims)
+    };
+    let fast = |x: &[Tensor<2>]| {
+        let d = x[0].dims()[1];
+        ops::rms_norm(x[0].clone(), x[1].clone().reshape([d]), 1e-6)
+    };
+    for (n, d) in [(3, 8), (130, 33)] {
+        check("rms_norm", &[[n, d], [1, d]], &fast, &plain);
+    }
+}
+
+#[test]
+fn activations() {
+    type Plain = fn(Tensor<2>) -> Tensor<2>;
+    let cases: [(Activation, Plain); 5] = [
+        (Activation::Gelu, |x| activation::gelu(x)),
+        (Activation::GeluTanh, |x| {
+            let inner = (x.clone() + x.clone().powf_scalar(3.0) * 0.044715) * 0.797_884_6;
+            x * (inner.tanh() + 1.0) * 0.5
+        }),
+        (Activation::QuickGelu, |x| x.clone() * activation::sigmoid(x * 1.702)),
+        (Activation::Silu, |x| x.clone() * activation::sigmoid(x)),
+        (Activation::Relu, |x| activation::relu(x)),
+    ];
+    for (kind, plain) in cases {
+        check::<2, 2>(
+            &format!("{kind:?}"),
+            &[[7, 19]],
+            &|x| ops::activate(x[0].clone() * 3.0, kind),
+            &|x| plain(x[0].clone() * 3.0),
+        );
+    }
+}
+
+/// Attention as the textbook writes it.
+fn plain_attention(x: &[Tensor<3>], mask: Option<Tensor<3>>, s: AttentionShape) -> Tensor<3> {
+    let split = |x: &Tensor<3>, heads: usize| {
+        let [b, t, w] = x.dims();
+        let x = x.clone().reshape([b, t, heads, w / heads]).swap_dims(1, 2);
+        let times = s.heads / heads;
+        let parts: Vec<_> = (0..s.heads).map(|h| x.clone().narrow(1, h / times, 1)).collect();
+        Tensor::cat(parts, 1)
+    };
+    let (q, k, v) = (split(&x[0], s.heads), split(&x[1], s.kv_heads), split(&x[2], s.kv_heads));
+    let mut scores = q.matmul(k.swap_dims(2, 3)) * s.scale;
+    let [_, _, t, n] = scores.dims();
+    if let Some(mask) = mask {
+        scores = scores + mask.unsqueeze_dim::<4>(1);
+    }
+    if s.causal {
+        let hidden: Vec<f32> =
+            (0..t * n).map(|i| if i % n > i / n + n - t { MASKED } else { 0.0 }).collect();
+        let device = scores.device();
+        scores = scores + Tensor::<4>::from_data(TensorData::new(hidden, [1, 1, t, n]), &device);
+    }
+    let out = activation::softmax(scores, 3).matmul(v);
+    let [b, h, t, d] = out.dims();
+    out.swap_dims(1, 2).reshape([b, t, h * d])
+}
+
+#[test]
+fn attention() {
+    // Query length, key length, heads, key/value heads, causal, mask rows (0 for no mask).
+    let cases = [
+        (5, 5, 2, 2, false, 0),
+        (5, 5, 4, 2, true, 0),
+        (3, 7, 4, 1, true, 1),
+        (9, 6, 2, 2, false, 9),
+        (133, 133, 1, 1, true, 0),
+    ];
+    for (t, n, heads, kv_heads, causal, mask_rows) in cases {
+        let shape = AttentionShape { heads, kv_heads, causal, scale: 0.5 };
+        let mask = move |device: &Device| {
+            (mask_rows > 0).then(|| {
+                let values = (0..2 * mask_rows * n)
+                    .map(|i| if i % 3 == 1 { MASKED } else { 0.0 })
+                    .collect::<Vec<f32>>();
+                Tensor::<3>::from_data(TensorData::new(values, [2, mask_rows, n]), device)
+            })
+        };
+        let fast = move |x: &[Tensor<3>]| {
+            let m = mask(&x[0].device());
+            // Keys and values have their own length: the first rows of the inputs.
+            let (k, v) = (x[1].clone().narrow(1, 0, n), x[2].clone().narrow(1, 0, n));
+            ops::attention(x[0].clone().narrow(1, 0, t), k, v, m, shape)
+        };
+        let plain = move |x: &[Tensor<3>]| {
+            let m = mask(&x[0].device());
+            let x = [
+                x[0].clone().narrow(1, 0, t),
+                x[1].clone().narrow(1, 0, n),
+                x[2].clone().narrow(1, 0, n),
+            ];
+            plain_attention(&x, m, shape)
+        };
+        let rows = t.max(n);
+        let d = 8;
+        check(
+            &format!("attention {t}x{n}, {heads}/{kv_heads} heads"),
+            &[[2, rows, heads * d], [2, rows, kv_heads * d], [2, rows, kv_heads * d]],
+            &fast,
+            &plain,
+        );
+    }
+}
+
+#[test]
+fn a_row_that_sees_nothing_is_uniform() {
+    for device in devices() {
+        let x = input([1, 3, 4], 0, &device);
+        let mask = Tensor::full([1, 3, 3], MASKED, &device);
+        let shape = AttentionShape { heads: 1, kv_heads: 1, causal: false, scale: 1.0 };
+        let y = ops::attention(x.clone(), x.clone(), x.clone(), Some(mask), shape);
+        close("uniform", &host(y), &host(x.mean_dim(1).expand([1, 3, 4])), 1e-5);
+    }
+}
+
+#[test]
+fn causal_rows_do_not_see_the_future() {
+    for device in devices() {
+        let shape = AttentionShape { heads: 2, kv_heads: 2, causal: true, scale: 0.7 };
+        let x = input([1, 6, 8], 0, &device);
+        let noise = Tensor::random([1, 1, 8], Distribution::Default, &device);
+        let changed = Tensor::cat(vec![x.clone().narrow(1, 0, 5), noise], 1);
+        let run = |x: Tensor<3>| {
+            host(ops::attention(x.clone(), x.clone(), x, None, shape).narrow(1, 0, 5))
+        };
+        assert_eq!(run(x), run(changed));
+    }
+}
+
+#[test]
+fn cross_entropy() {
+    let targets = |x: &Tensor<2>| {
+        // Two positives in the first row, one elsewhere.
+        let [n, c] = x.dims();
+        let mut t = vec![0f32; n * c];
+        for r in 0..n {
+            t[r * c + (r * 5) % c] = 1.0;
+        }
+        t[0] = 0.5;
+        t[c - 1] = 0.5;
+        Tensor::<2>::from_data(TensorData::new(t, [n, c]), &x.device())
+    };
+    let fast = move |x: &[Tensor<2>]| ops::cross_entropy(x[0].clone() * 4.0, targets(&x[0]));
+    let plain = move |x: &[Tensor<2>]| {
+        let log = activation::log_softmax(x[0].clone() * 4.0, 1);
+        -(log * targets(&x[0])).sum_dim(1).squeeze_dim::<1>(1)
+    };
+    for shape in [[3, 5], [40, 130]] {
+        check("cross_entropy", &[shape], &fast, &plain);
+    }
+}
+
+#[test]
+fn cross_entropy_of_huge_logits_is_finite() {
+    for device in devices() {
+        let logits = Tensor::<2>::from_data([[1e4f32, -1e4, 0.0]], &device);
+        let targets = Tensor::<2>::from_data([[0.0f32, 1.0, 0.0]], &device);
+        close("huge", &host(ops::cross_entropy(logits, targets)), &[2e4], 1e-5);
+    }
+}
+
+#[test]
+fn adamw_follows_the_paper() {
+    let (lr, b1, b2, eps, wd) = (0.1f64, 0.9f64, 0.99f64, 1e-8f64, 0.05f64);
+    let grads = [[0.5f64, -2.0], [0.1, 1.0], [-3.0, 0.0]];
+    let (mut p, mut m, mut v) = ([1.0f64, -0.5], [0.0f64; 2], [0.0f64; 2]);
+    for (t, g) in grads.iter().enumerate() {
+        for i in 0..2 {
+            let g = g[i] * 0.5;
+            m[i] = b1 * m[i] + (1.0 - b1) * g;
+            v[i] = b2 * v[i] + (1.0 - b2) * g * g;
+            let mh = m[i] / (1.0 - b1.powi(t as i32 + 1));
+            let vh = v[i] / (1.0 - b2.powi(t as i32 + 1));
+            p[i] -= lr * wd * p[i];
+            p[i] -= lr * mh / (vh.sqrt() + eps);
+        }
+    }
+    for device in devices() {
+        let mut param = Tensor::<1>::from_data([1.0f32, -0.5], &device);
+        let mut moments = [Tensor::zeros([2], &device), Tensor::zeros([2], &device)];
+        for (t, g) in grads.iter().enumerate() {
+            let grad = Tensor::<1>::from_data([g[0] as f32, g[1] as f32], &device);
+            let step = ops::AdamWStep {
+                lr,
+                betas: [b1, b2],
+                eps,
+                weight_decay: wd,
+                step: t as u64 + 1,
+                grad_scale: 0.5,
+            };
+            (param, moments) = ops::adamw_step(param, grad, moments, step);
+        }
+        close("adamw", &host(param), &p.map(|x| x as f32), 1e-6);
+    }
+}

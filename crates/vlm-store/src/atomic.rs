@@ -1,0 +1,160 @@
+//! Files and folders that appear whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+
+/// Writes a file through a temporary one beside it: written, synced, then renamed. Whatever
+/// happens on the way, an earlier file of that name stays as it was.
+///
+/// # Errors
+/// What the operating system or `fill` reports.
+pub fn write_file(
+    path: &Path,
+    fill: &mut dyn FnMut(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<(), Error> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let mut attempt = || {
+        let temporary = tempfile::Builder::new()
+            .prefix(".writing-")
+            .permissions_like_a_new_file()
+            .tempfile_in(dir)?;
+        let mut writer = BufWriter::with_capacity(1 << 20, temporary);
+        fill(&mut writer)?;
+        let temporary = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+        temporary.as_file().sync_all()?;
+        temporary.persist(path).map_err(|error| error.error)?;
+        sync_dir(dir)
+    };
+    attempt().map_err(Error::io(path))
+}
+
+trait NewFilePermissions {
+    fn permissions_like_a_new_file(&mut self) -> &mut Self;
+}
+
+impl NewFilePermissions for tempfile::Builder<'_, '_> {
+    /// Temporary files are private by default; what they become is an ordinary file, which
+    /// the process' umask narrows as usual.
+    fn permissions_like_a_new_file(&mut self) -> &mut Self {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            self.permissions(fs::Permissions::from_mode(0o666));
+        }
+        self
+    }
+}
+
+/// A folder's own entry list is data too: without this a rename may not survive a power cut.
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    File::open(dir)?.sync_all()?;
+    #[cfg(not(unix))]
+    let _ = dir;
+    Ok(())
+}
+
+/// A folder under a temporary name that becomes visible under its own by [`commit`].
+///
+/// [`commit`]: StagedDir::commit
+pub struct StagedDir {
+    staged: tempfile::TempDir,
+    target: PathBuf,
+}
+
+impl StagedDir {
+    /// Starts a folder that is to become `target`, in `target`'s parent folder.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    pub fn new(target: &Path) -> Result<Self, Error> {
+        let parent = target.parent().unwrap_or(Path::new("."));
+        let staged = tempfile::Builder::new()
+            .prefix(".writing-")
+            .tempdir_in(parent)
+            .map_err(Error::io(target))?;
+        Ok(StagedDir { staged, target: target.to_owned() })
+    }
+
+    /// Where to write.
+    pub fn path(&self) -> &Path {
+        self.staged.path()
+    }
+
+    /// Syncs what was written and renames the folder, replacing an earlier one.
+    ///
+    /// # Errors
+    /// What the operating system reports; the earlier folder then stands under its name or,
+    /// if the very last step failed, beside it with `.old` appended.
+    pub fn commit(self) -> Result<(), Error> {
+        let attempt = || {
+            for entry in fs::read_dir(self.staged.path())? {
+                File::open(entry?.path())?.sync_all()?;
+            }
+            sync_dir(self.staged.path())?;
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::PermissionsExt;
+                fs::set_permissions(self.staged.path(), fs::Permissions::from_mode(0o755))?;
+            }
+            let mut old = self.target.as_os_str().to_owned();
+            old.push(".old");
+            let old = PathBuf::from(old);
+            let replaces = self.target.exists();
+            if replaces {
+                let _ = fs::remove_dir_all(&old);
+                fs::rename(&self.target, &old)?;
+            }
+            fs::rename(self.staged.path(), &self.target)?;
+            sync_dir(self.target.parent().unwrap_or(Path::new(".")))?;
+            if replaces {
+                fs::remove_dir_all(&old)?;
+            }
+            Ok(())
+        };
+        attempt().map_err(Error::io(&self.target))?;
+        // It has moved: there is nothing left to clean up under the temporary name.
+        let _ = self.staged.keep();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        write_file(&path, &mut |w| w.write_all(b"old")).unwrap();
+        let result = write_file(&path, &mut |w| {
+            w.write_all(b"new")?;
+            Err(std::io::Error::from(std::io::ErrorKind::StorageFull))
+        });
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains("free some space") && !message.contains('\n'), "{message}");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_appears_whole_and_replaces_the_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("model");
+        for content in ["one", "two"] {
+            let staged = StagedDir::new(&target).unwrap();
+            fs::write(staged.path().join("f"), content).unwrap();
+            staged.commit().unwrap();
+            assert_eq!(fs::read_to_string(target.join("f")).unwrap(), content);
+        }
+        drop(StagedDir::new(&target).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "leftovers");
+    }
+}

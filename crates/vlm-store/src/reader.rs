@@ -1,0 +1,172 @@
+//! Reading tensors, from one file or from shards.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use burn::tensor::TensorData;
+use half::slice::HalfFloatSliceExt;
+use serde::Deserialize;
+
+use crate::Error;
+use crate::header::{self, Entry};
+
+/// The tensors of a safetensors file or of the shards that an index names.
+///
+/// Only headers are held; values are read when asked for.
+#[derive(Debug)]
+pub struct TensorFiles {
+    root: PathBuf,
+    files: Vec<PathBuf>,
+    entries: BTreeMap<String, (usize, Entry)>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl TensorFiles {
+    /// Opens one file.
+    ///
+    /// # Errors
+    /// If it cannot be read, or its header lies.
+    pub fn open_file(path: &Path) -> Result<Self, Error> {
+        let mut files =
+            TensorFiles { root: path.to_owned(), files: Vec::new(), entries: BTreeMap::new() };
+        files.add(path)?;
+        Ok(files)
+    }
+
+    /// Opens `NAME.safetensors` of a folder, or the shards of `NAME.safetensors.index.json`.
+    ///
+    /// # Errors
+    /// If neither is there, a shard is missing, or index and shards disagree.
+    pub fn open_dir(dir: &Path, name: &str) -> Result<Self, Error> {
+        let single = dir.join(format!("{name}.safetensors"));
+        let index = dir.join(format!("{name}.safetensors.index.json"));
+        if single.exists() || !index.exists() {
+            return Self::open_file(&single);
+        }
+        let text = std::fs::read(&index).map_err(Error::io(&index))?;
+        let map: Index = serde_json::from_slice(&text)
+            .map_err(|e| Error::damaged(&index, format!("not an index of shards ({e})")))?;
+        let mut shards: Vec<&String> = map.weight_map.values().collect();
+        shards.sort();
+        shards.dedup();
+        let mut files =
+            TensorFiles { root: index.clone(), files: Vec::new(), entries: BTreeMap::new() };
+        for shard in shards {
+            if Path::new(shard).components().count() != 1 || shard.contains("..") {
+                return Err(Error::damaged(
+                    &index,
+                    format!("shard `{shard}` lies outside the folder"),
+                ));
+            }
+            files.add(&dir.join(shard))?;
+        }
+        for (name, shard) in &map.weight_map {
+            let found = files.entries.get(name).map(|(file, _)| &files.files[*file]);
+            if found != Some(&dir.join(shard)) {
+                return Err(Error::damaged(
+                    &index,
+                    format!("shard `{shard}` does not hold `{name}`"),
+                ));
+            }
+        }
+        Ok(files)
+    }
+
+    fn add(&mut self, path: &Path) -> Result<(), Error> {
+        let mut file = File::open(path).map_err(Error::io(path))?;
+        let meta = file.metadata().map_err(Error::io(path))?;
+        if meta.is_dir() {
+            return Err(Error::damaged(path, "it is a folder"));
+        }
+        let index = self.files.len();
+        self.files.push(path.to_owned());
+        for (name, entry) in header::read(path, &mut file, meta.len())? {
+            if self.entries.contains_key(&name) {
+                return Err(Error::damaged(path, format!("tensor `{name}` is in two shards")));
+            }
+            self.entries.insert(name, (index, entry));
+        }
+        Ok(())
+    }
+
+    /// The file, or the index of the shards.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// The names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// A tensor's shape.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|(_, entry)| entry.shape.as_slice())
+    }
+
+    /// A tensor's type under safetensors' name, such as `BF16`.
+    pub fn dtype(&self, name: &str) -> Option<&str> {
+        self.entries.get(name).map(|(_, entry)| entry.dtype.as_str())
+    }
+
+    /// Reads a tensor's values as f32.
+    ///
+    /// # Errors
+    /// If there is no such tensor, it is not a float of 16 or 32 bits, or the file fails.
+    pub fn read(&self, name: &str) -> Result<TensorData, Error> {
+        let Some((file, entry)) = self.entries.get(name) else {
+            return Err(Error::Absent { path: self.root.clone(), name: name.into() });
+        };
+        let path = &self.files[*file];
+        let width = match entry.dtype.as_str() {
+            "F32" => 4,
+            "F16" | "BF16" => 2,
+            _ => {
+                return Err(Error::Type {
+                    path: path.clone(),
+                    name: name.into(),
+                    dtype: entry.dtype.clone(),
+                });
+            }
+        };
+        let mut file = File::open(path).map_err(Error::io(path))?;
+        file.seek(SeekFrom::Start(entry.start)).map_err(Error::io(path))?;
+        let count = (entry.len / width) as usize;
+        // In pieces, so that conversion never holds a second copy of a large tensor.
+        let mut values = Vec::with_capacity(count);
+        let mut piece = vec![0u8; (1 << 20).min(entry.len as usize)];
+        let mut left = entry.len as usize;
+        while left > 0 {
+            let take = piece.len().min(left);
+            let bytes = &mut piece[..take];
+            file.read_exact(bytes).map_err(Error::io(path))?;
+            append(&mut values, bytes, &entry.dtype);
+            left -= take;
+        }
+        Ok(TensorData::new(values, entry.shape.clone()))
+    }
+}
+
+/// Decodes little-endian values to the end of `values`.
+fn append(values: &mut Vec<f32>, bytes: &[u8], dtype: &str) {
+    let at = values.len();
+    match dtype {
+        "F32" => values
+            .extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+        "F16" => {
+            let halves: Vec<half::f16> =
+                bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]])).collect();
+            values.resize(at + halves.len(), 0.0);
+            halves.convert_to_f32_slice(&mut values[at..]);
+        }
+        _ => values.extend(
+            bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()),
+        ),
+    }
+}

@@ -1,0 +1,94 @@
+//! What is looked at before a run starts: nothing trains with a severed gradient.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+use vlm_nn::params::{self, PathStack};
+
+use crate::{Error, Grads};
+
+/// How much of a part of the model trains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freedom {
+    /// The first field of the paths.
+    pub part: String,
+    /// Values that train.
+    pub trainable: usize,
+    /// Values in all.
+    pub total: usize,
+}
+
+impl Freedom {
+    /// `frozen`, `full`, or something between.
+    pub fn word(&self) -> &'static str {
+        match self.trainable {
+            0 => "frozen",
+            n if n == self.total => "full",
+            _ => "adapted",
+        }
+    }
+}
+
+/// Counts values by the first field of their paths, in field order.
+pub fn describe<M: Module>(model: &M) -> Vec<Freedom> {
+    let mut parts: Vec<Freedom> = Vec::new();
+    for param in params::list(model) {
+        let part = param.path.split('.').next().unwrap_or_default();
+        if parts.last().is_none_or(|last| last.part != part) {
+            parts.push(Freedom { part: part.to_owned(), trainable: 0, total: 0 });
+        }
+        if let Some(last) = parts.last_mut() {
+            last.total += param.len();
+            last.trainable += if param.trainable { param.len() } else { 0 };
+        }
+    }
+    parts
+}
+
+/// Refuses gradients that are missing, zero or where none should be.
+///
+/// # Errors
+/// [`Error::Gradients`] with the paths.
+pub fn check_gradients<M: Module>(model: &M, grads: &Grads) -> Result<(), Error> {
+    struct Checker<'a> {
+        stack: PathStack,
+        grads: &'a Grads,
+        missing: Vec<String>,
+        extra: Vec<String>,
+    }
+    impl ModuleVisitor for Checker<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.stack.push(name);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.stack.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let grad = self.grads.get::<D>(param.id);
+            match (param.is_require_grad(), grad) {
+                (true, None) => self.missing.push(self.stack.path()),
+                (true, Some(grad)) => {
+                    let largest: f32 = grad.abs().max().into_scalar();
+                    // A key bias shifts all scores of a row alike, which softmax undoes.
+                    if largest == 0.0 && !self.stack.path().ends_with(".k.bias") {
+                        self.missing.push(self.stack.path());
+                    }
+                }
+                (false, Some(_)) => self.extra.push(self.stack.path()),
+                (false, None) => {}
+            }
+        }
+    }
+    let mut checker =
+        Checker { stack: PathStack::default(), grads, missing: vec![], extra: vec![] };
+    model.visit(&mut checker);
+    let mut complaints = Vec::new();
+    for (what, paths) in [
+        ("no gradient reaches the trainable", checker.missing),
+        ("a gradient reaches the frozen", checker.extra),
+    ] {
+        if !paths.is_empty() {
+            complaints.push(format!("{what} {}", paths.join(", ")));
+        }
+    }
+    if complaints.is_empty() { Ok(()) } else { Err(Error::Gradients(complaints.join("; "))) }
+}

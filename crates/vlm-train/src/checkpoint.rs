@@ -1,0 +1,112 @@
+//! What a run needs to go on exactly where it stood.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::TensorData;
+use serde::{Deserialize, Serialize};
+use vlm_store::{Float, StagedDir, TensorFiles, TensorSpec, write_file, write_tensors};
+
+use crate::Error;
+
+/// Where a run stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progressed {
+    /// Steps done.
+    pub step: u64,
+    /// The epoch of the next batch.
+    pub epoch: u64,
+    /// The next batch of that epoch.
+    pub batch: usize,
+    /// Samples seen.
+    pub samples: u64,
+    /// The best validation score so far, and the step it was reached at.
+    pub best: Option<(f64, u64)>,
+    /// The configuration, to refuse another one.
+    pub config: serde_json::Value,
+}
+
+/// A checkpoint: weights, optimiser state, average, and where the run stands.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Where the run stands.
+    pub progressed: Progressed,
+    /// Weights by path.
+    pub weights: BTreeMap<String, TensorData>,
+    /// The update rule's state.
+    pub optimizer: BTreeMap<String, TensorData>,
+    /// Averaged weights by path; empty without averaging.
+    pub average: BTreeMap<String, TensorData>,
+}
+
+const STATE: &str = "state.json";
+const PARTS: [&str; 3] = ["weights", "optimizer", "average"];
+
+impl Checkpoint {
+    /// Writes the folder `DIR/step-N`; it appears whole or not at all.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    pub fn write(
+        dir: &Path,
+        progressed: &Progressed,
+        parts: [Vec<(String, TensorData)>; 3],
+    ) -> Result<PathBuf, Error> {
+        let target = dir.join(format!("step-{:08}", progressed.step));
+        let staged = StagedDir::new(&target)?;
+        for (name, part) in PARTS.iter().zip(parts) {
+            let mut part: BTreeMap<String, TensorData> = part.into_iter().collect();
+            let specs: Vec<TensorSpec> = part
+                .iter()
+                .map(|(name, data)| TensorSpec { name: name.clone(), shape: data.shape().to_vec() })
+                .collect();
+            let path = staged.path().join(format!("{name}.safetensors"));
+            let empty = || TensorData::new(Vec::<f32>::new(), [0]);
+            write_tensors(&path, Float::F32, &[], &specs, &mut |name| {
+                part.remove(name).unwrap_or_else(empty)
+            })?;
+        }
+        write_file(&staged.path().join(STATE), &mut |w| {
+            serde_json::to_writer_pretty(w, progressed).map_err(std::io::Error::from)
+        })?;
+        staged.commit()?;
+        Ok(target)
+    }
+
+    /// Reads a folder that [`write`](Self::write) made.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged.
+    pub fn read(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join(STATE);
+        let text = std::fs::read(&path).map_err(Error::io(&path))?;
+        let progressed = serde_json::from_slice(&text).map_err(|e| Error::Foreign {
+            path: path.clone(),
+            reason: format!("not a checkpoint's state ({e})"),
+        })?;
+        let mut parts = PARTS.iter().map(|name| {
+            let files = TensorFiles::open_file(&dir.join(format!("{name}.safetensors")))?;
+            files
+                .names()
+                .map(|name| Ok((name.to_owned(), files.read(name)?)))
+                .collect::<Result<BTreeMap<_, _>, Error>>()
+        });
+        let mut next = || parts.next().unwrap_or_else(|| Ok(BTreeMap::new()));
+        Ok(Checkpoint { progressed, weights: next()?, optimizer: next()?, average: next()? })
+    }
+
+    /// The checkpoints of a folder with their steps, oldest first.
+    pub fn list(dir: &Path) -> Vec<(u64, PathBuf)> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let mut found: Vec<(u64, PathBuf)> = entries
+            .filter_map(|entry| {
+                let name = entry.file_name();
+                let step = name.to_str()?.strip_prefix("step-")?.parse().ok()?;
+                Some((step, entry.path()))
+            })
+            .collect();
+        found.sort();
+        found
+    }
+}

@@ -1,0 +1,83 @@
+//! What a model is trained on.
+
+use std::path::Path;
+
+use burn::module::Module;
+
+use crate::{BoxError, Grads};
+
+/// Numbers of one step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepReport {
+    /// The loss, averaged over the samples.
+    pub loss: f64,
+    /// Samples seen.
+    pub samples: usize,
+    /// Anything else worth a line, by name.
+    pub extra: Vec<(&'static str, f64)>,
+}
+
+/// Numbers of a validation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Validation {
+    /// By name, in the order they are shown.
+    pub metrics: Vec<(String, f64)>,
+    /// The one that decides which weights are best; larger is better.
+    pub score: f64,
+}
+
+/// Turns batches into gradients of a model.
+pub trait Task {
+    /// The model.
+    type Model: Module;
+    /// What one step sees.
+    type Batch: Send;
+
+    /// Batches in an epoch.
+    fn batches_per_epoch(&self) -> usize;
+
+    /// The batches of an epoch from `start` on, the same for the same arguments.
+    ///
+    /// # Errors
+    /// If the data cannot be opened; each item fails by itself if its data does.
+    #[allow(clippy::type_complexity)]
+    fn batches(
+        &self,
+        epoch: u64,
+        start: usize,
+    ) -> Result<Box<dyn Iterator<Item = Result<Self::Batch, BoxError>> + '_>, BoxError>;
+
+    /// Adds the gradients of the mean loss over a batch, times `weight`, to `grads`.
+    ///
+    /// # Errors
+    /// If the batch does not fit the model.
+    fn gradients(
+        &self,
+        model: &Self::Model,
+        batch: Self::Batch,
+        weight: f32,
+        grads: &mut Grads,
+    ) -> Result<StepReport, BoxError>;
+
+    /// Keeps the model inside its bounds after a step.
+    fn after_step(&self, model: Self::Model) -> Self::Model {
+        model
+    }
+
+    /// Measures a model that does not track gradients.
+    ///
+    /// # Errors
+    /// If validation data cannot be read.
+    fn validate(&self, model: &Self::Model) -> Result<Validation, BoxError>;
+
+    /// Writes a folder that others can use.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    fn save_model(&self, model: &Self::Model, dir: &Path) -> Result<(), BoxError>;
+
+    /// The loss that an untrained model is expected to have, if theory gives one.
+    fn expected_start(&self) -> Option<f64> {
+        None
+    }
+}

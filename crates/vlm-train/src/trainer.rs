@@ -1,0 +1,355 @@
+//! The loop.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::tensor::{Device, TensorData};
+use serde::{Deserialize, Serialize};
+use vlm_nn::params;
+
+use crate::{
+    AdamW, Average, BoxError, Checkpoint, Error, Grads, MetricsLog, OptimConfig, Optimizer,
+    Progress, Progressed, RunDir, Schedule, Shape, StopFlag, Task, Validation, check_gradients,
+    describe,
+};
+
+/// How long and how a model is trained; the `[train]` section of a run's file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Passes over the data.
+    pub epochs: u64,
+    /// Batches whose gradients are averaged into one step.
+    pub accumulate: usize,
+    /// Share of the steps in which the learning rate rises.
+    pub warmup: f64,
+    /// How it falls afterwards.
+    pub shape: Shape,
+    /// The learning rate at the end, as a share of the peak.
+    pub final_ratio: f64,
+    /// Decay of the weight average; 0 turns averaging off.
+    pub average: f64,
+    /// Epochs between validations; 0 validates at the end only.
+    pub validate_every: u64,
+    /// Steps between checkpoints; 0 makes one at the end of each epoch.
+    pub checkpoint_every: u64,
+    /// Checkpoints that are kept.
+    pub keep: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        TrainConfig {
+            epochs: 10,
+            accumulate: 1,
+            warmup: 0.1,
+            shape: Shape::Cosine,
+            final_ratio: 0.0,
+            average: 0.0,
+            validate_every: 1,
+            checkpoint_every: 0,
+            keep: 2,
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ending {
+    /// All steps are done.
+    Finished,
+    /// Stopped by Ctrl-C after this step; a checkpoint was written.
+    Stopped(u64),
+}
+
+/// Runs a [`Task`] to its end.
+#[derive(Debug)]
+pub struct Trainer<'a> {
+    /// The folder of the run.
+    pub run: &'a RunDir,
+    /// How to train.
+    pub train: &'a TrainConfig,
+    /// The update rule's settings.
+    pub optim: &'a OptimConfig,
+    /// The whole configuration, which a checkpoint must match to be resumed.
+    pub config: serde_json::Value,
+    /// Set by Ctrl-C.
+    pub stop: &'a StopFlag,
+}
+
+/// What changes from step to step.
+struct State<M> {
+    model: M,
+    rule: AdamW,
+    average: Option<Average>,
+    at: Progressed,
+    log: MetricsLog,
+}
+
+impl Trainer<'_> {
+    /// Trains `model`, from its checkpoint if there is one; ends with `OUT/model` holding the
+    /// weights that validated best.
+    ///
+    /// # Errors
+    /// If data, model or disk fail, or the loss stops being a number.
+    pub fn run<T: Task>(
+        &self,
+        task: &T,
+        model: T::Model,
+        device: &Device,
+    ) -> Result<Ending, Error> {
+        let per_epoch = task.batches_per_epoch() as u64;
+        let accumulate = self.train.accumulate.max(1) as u64;
+        let total = self.train.epochs * per_epoch / accumulate;
+        if total == 0 {
+            return Err(Error::Setting(format!(
+                "{} epochs of {per_epoch} batches, {accumulate} a step, make no step; train longer",
+                self.train.epochs
+            )));
+        }
+        let schedule = Schedule {
+            peak: self.optim.lr,
+            warmup_steps: (self.train.warmup * total as f64).round() as u64,
+            total_steps: total,
+            shape: self.train.shape,
+            final_ratio: self.train.final_ratio,
+        };
+        let mut state = self.start(model, device)?;
+        self.print_parts(&state.model);
+        let mut progress = Progress::new(total, state.at.step, "train");
+        let mut batches = task.batches(state.at.epoch, state.at.batch)?;
+        let mut first = true;
+        let mut began = Instant::now();
+        while state.at.step < total {
+            let mut grads = Grads::default();
+            let (mut loss, mut samples, mut extra) = (0.0, 0, Vec::new());
+            for _ in 0..accumulate {
+                let batch = match batches.next() {
+                    Some(batch) => batch,
+                    None => {
+                        state.at.epoch += 1;
+                        state.at.batch = 0;
+                        batches = task.batches(state.at.epoch, 0)?;
+                        batches.next().unwrap_or_else(|| {
+                            Err(BoxError::from("the data has no batch; use a smaller batch size"))
+                        })
+                    }
+                }?;
+                let report =
+                    task.gradients(&state.model, batch, 1.0 / accumulate as f32, &mut grads)?;
+                loss += report.loss / accumulate as f64;
+                samples += report.samples;
+                extra = report.extra;
+                state.at.batch += 1;
+            }
+            let (norm, _) = grads.norms(&state.model);
+            if !loss.is_finite() || !norm.is_finite() {
+                return Err(self.not_finite(&state.at, if loss.is_finite() { norm } else { loss }));
+            }
+            if first {
+                check_gradients(&state.model, &grads)?;
+                self.print_start(task, &state.at, loss, &mut progress);
+                first = false;
+            }
+            let lr = schedule.at(state.at.step);
+            let shorten = match self.optim.clip {
+                clip if clip > 0.0 && norm > clip => clip / norm,
+                _ => 1.0,
+            };
+            state.model = state.rule.step(state.model, &mut grads, lr, shorten);
+            state.model = task.after_step(state.model);
+            state.at.step += 1;
+            state.at.samples += samples as u64;
+            if let Some(average) = &mut state.average {
+                average.update(&state.model, state.at.step);
+            }
+            let mut fields = vec![("loss", loss), ("lr", lr), ("grad", norm)];
+            fields.extend(extra);
+            progress.tick(state.at.step, samples, &fields);
+            fields.push(("seconds", began.elapsed().as_secs_f64()));
+            began = Instant::now();
+            write(&mut state.log, &state.at, "train", &fields)?;
+
+            let end = state.at.step == total;
+            let epoch_ends = state.at.batch as u64 >= per_epoch;
+            let every = self.train.validate_every;
+            if end || epoch_ends && every > 0 && (state.at.epoch + 1).is_multiple_of(every) {
+                self.validate(task, &mut state, &mut progress)?;
+                began = Instant::now();
+            }
+            let due = match self.train.checkpoint_every {
+                0 => epoch_ends,
+                steps => state.at.step.is_multiple_of(steps),
+            };
+            let stopping = self.stop.is_set();
+            if end || due || stopping {
+                self.save(&state)?;
+            }
+            if stopping && !end {
+                progress.finish();
+                return Ok(Ending::Stopped(state.at.step));
+            }
+        }
+        progress.finish();
+        Ok(Ending::Finished)
+    }
+
+    /// A fresh state, or the one of the newest checkpoint.
+    fn start<M: Module>(&self, model: M, device: &Device) -> Result<State<M>, Error> {
+        let mut state = State {
+            model,
+            rule: AdamW::new(self.optim.clone(), device),
+            average: (self.train.average > 0.0).then(|| Average::new(self.train.average, device)),
+            at: Progressed {
+                step: 0,
+                epoch: 0,
+                batch: 0,
+                samples: 0,
+                best: None,
+                config: self.config.clone(),
+            },
+            log: MetricsLog::open(&self.run.file("metrics.jsonl"), None)
+                .map_err(|e| Error::Task(e.into()))?,
+        };
+        let Some(path) = self.run.latest() else { return Ok(state) };
+        let checkpoint = Checkpoint::read(&path)?;
+        let foreign = |reason: String| Error::Foreign { path: path.clone(), reason };
+        if let Some(what) = difference("", &checkpoint.progressed.config, &self.config) {
+            return Err(foreign(format!("the configuration differs: {what}")));
+        }
+        let mut weights = checkpoint.weights;
+        state.model = params::replace(state.model, &mut |path, shape| {
+            let data =
+                weights.remove(path).ok_or_else(|| foreign(format!("no weights for `{path}`")))?;
+            if data.shape().to_vec() != shape {
+                return Err(foreign(format!("the weights of `{path}` have another shape")));
+            }
+            Ok(Some(data))
+        })?;
+        state.at = checkpoint.progressed;
+        state.rule.restore(checkpoint.optimizer, state.at.step).map_err(&foreign)?;
+        if let Some(average) = &mut state.average {
+            average.restore(checkpoint.average);
+        }
+        state.log = MetricsLog::open(&self.run.file("metrics.jsonl"), Some(state.at.step))
+            .map_err(|e| Error::Task(e.into()))?;
+        eprintln!("resuming from {} (step {})", path.display(), state.at.step);
+        Ok(state)
+    }
+
+    fn validate<T: Task>(
+        &self,
+        task: &T,
+        state: &mut State<T::Model>,
+        progress: &mut Progress,
+    ) -> Result<(), Error> {
+        let mut model = state.model.valid();
+        if let Some(average) = &state.average {
+            model = average.apply(model);
+        }
+        let Validation { metrics, score } = task.validate(&model)?;
+        let fields: Vec<(&str, f64)> = metrics.iter().map(|(k, v)| (k.as_str(), *v)).collect();
+        write(&mut state.log, &state.at, "val", &fields)?;
+        let words: Vec<String> =
+            metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+        let better = state.at.best.is_none_or(|(best, _)| score > best);
+        let mark = if better { "  (best so far)" } else { "" };
+        progress.message(&format!(
+            "epoch {} step {}: {}{mark}",
+            state.at.epoch + 1,
+            state.at.step,
+            words.join("  ")
+        ));
+        if better {
+            state.at.best = Some((score, state.at.step));
+            let staged = vlm_store::StagedDir::new(&self.run.model())?;
+            task.save_model(&model, staged.path())?;
+            staged.commit()?;
+        }
+        Ok(())
+    }
+
+    fn save<M: Module>(&self, state: &State<M>) -> Result<(), Error> {
+        let mut weights = Vec::new();
+        params::read(&state.model, &mut |path, data: TensorData| {
+            weights.push((path.to_owned(), data));
+        });
+        let average = state.average.as_ref().map(Average::state).unwrap_or_default();
+        let parts = [weights, state.rule.state(), average];
+        Checkpoint::write(&self.run.checkpoints(), &state.at, parts)?;
+        self.run.prune(self.train.keep);
+        Ok(())
+    }
+
+    fn not_finite(&self, at: &Progressed, loss: f64) -> Error {
+        let kept = match self.run.latest() {
+            Some(path) => format!("the last good checkpoint is {}", path.display()),
+            None => "there is no checkpoint yet".to_owned(),
+        };
+        Error::NotFinite { step: at.step, epoch: at.epoch, loss, kept }
+    }
+
+    /// The table of parts, and what the state takes in memory.
+    fn print_parts<M: Module>(&self, model: &M) {
+        let parts = describe(model);
+        let (mut trainable, mut total) = (0, 0);
+        eprintln!("{:<20} {:>12} {:>12}  state", "part", "values", "trainable");
+        for part in &parts {
+            eprintln!(
+                "{:<20} {:>12} {:>12}  {}",
+                part.part,
+                part.total,
+                part.trainable,
+                part.word()
+            );
+            trainable += part.trainable;
+            total += part.total;
+        }
+        let share = 100.0 * trainable as f64 / total.max(1) as f64;
+        let copies = if self.train.average > 0.0 { 4 } else { 3 };
+        // Weights, and for what trains: gradient, two moments, and the average.
+        let bytes = 4 * (total + copies * trainable);
+        eprintln!(
+            "{total} values, {share:.1} % trainable; {:.0} MiB for weights, gradients, optimiser{} (activations come on top)",
+            bytes as f64 / f64::from(1 << 20),
+            if copies == 4 { " and average" } else { "" }
+        );
+    }
+
+    fn print_start<T: Task>(&self, task: &T, at: &Progressed, loss: f64, progress: &mut Progress) {
+        let expected = match task.expected_start() {
+            Some(expected) if at.step == 0 => {
+                format!("; an untrained model is expected at {expected:.3}")
+            }
+            _ => String::new(),
+        };
+        progress.message(&format!(
+            "every trainable parameter gets a gradient, no frozen one does; loss {loss:.3} at step {}{expected}",
+            at.step
+        ));
+    }
+}
+
+fn write(
+    log: &mut MetricsLog,
+    at: &Progressed,
+    kind: &str,
+    fields: &[(&str, f64)],
+) -> Result<(), Error> {
+    log.write(at.step, at.epoch, kind, fields).map_err(|e| Error::Task(e.into()))
+}
+
+/// The first place where two configurations differ.
+fn difference(place: &str, a: &serde_json::Value, b: &serde_json::Value) -> Option<String> {
+    use serde_json::Value::Object;
+    if let (Object(a), Object(b)) = (a, b) {
+        let keys: BTreeMap<&String, ()> = a.keys().chain(b.keys()).map(|key| (key, ())).collect();
+        let null = serde_json::Value::Null;
+        return keys.keys().find_map(|key| {
+            let place = if place.is_empty() { (*key).clone() } else { format!("{place}.{key}") };
+            difference(&place, a.get(*key).unwrap_or(&null), b.get(*key).unwrap_or(&null))
+        });
+    }
+    (a != b).then(|| format!("{place} was {a} and is {b}"))
+}

@@ -1,0 +1,397 @@
+//! The file formats.
+
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::{Error, Sample};
+
+/// Extensions that are looked at in folders.
+const PICTURES: [&str; 10] =
+    ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm"];
+const TABLES: [&str; 3] = ["jsonl", "csv", "tsv"];
+
+/// Reads a set; returns the folder that pictures are relative to, and the samples.
+pub(crate) fn read(
+    path: &Path,
+    split: Option<&str>,
+    default_split: &str,
+) -> Result<(PathBuf, Vec<Sample>), Error> {
+    if path.is_file() {
+        let root = match path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        return Ok((root.clone(), table(&root, path)?));
+    }
+    let root = path.to_owned();
+    let wanted = split.unwrap_or(default_split);
+    let named = TABLES.iter().map(|e| path.join(format!("{wanted}.{e}"))).find(|p| p.exists());
+    if let Some(file) = named {
+        return Ok((root, table(path, &file)?));
+    }
+    let entries = listing(path)?;
+    let tables: Vec<&PathBuf> = entries.iter().filter(|p| has_extension(p, &TABLES)).collect();
+    if let (None, [only]) = (split, tables.as_slice()) {
+        return Ok((root, table(path, only)?));
+    }
+    if split.is_some() || !tables.is_empty() {
+        let names: Vec<String> = tables
+            .iter()
+            .filter_map(|p| Some(p.file_stem()?.to_string_lossy().into_owned()))
+            .collect();
+        let reason = format!("there is no split `{wanted}`; there are: {}", names.join(", "));
+        return Err(Error::Set { path: root, reason });
+    }
+    Ok((root, folder(path, &entries)?))
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
+    move |source| Error::Io { path: path.to_owned(), source }
+}
+
+/// A folder's entries in a fixed order.
+fn listing(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(io(dir))? {
+        paths.push(entry.map_err(io(dir))?.path());
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn has_extension(path: &Path, list: &[&str]) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    path.is_file() && list.contains(&extension.to_ascii_lowercase().as_str())
+}
+
+/// The text of a file without a byte-order mark; bad UTF-8 is reported with its line.
+fn text(path: &Path) -> Result<String, Error> {
+    let bytes = std::fs::read(path).map_err(io(path))?;
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)),
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            let line = error.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
+            Err(bad(path, line, "not UTF-8; save the file as UTF-8"))
+        }
+    }
+}
+
+fn bad(path: &Path, line: usize, reason: impl Into<String>) -> Error {
+    Error::Line { origin: format!("{}:{line}", path.display()), reason: reason.into() }
+}
+
+/// The lines of a file with their numbers; an empty one is an error.
+pub(crate) fn lines(path: &Path) -> Result<Vec<(usize, String)>, Error> {
+    let text = text(path)?;
+    let mut lines = Vec::new();
+    for (i, line) in text.lines().enumerate() {
+        if line.trim().is_empty() {
+            return Err(bad(path, i + 1, "the line is empty; remove it or fill it"));
+        }
+        lines.push((i + 1, line.trim().to_owned()));
+    }
+    if lines.is_empty() {
+        return Err(Error::Set { path: path.to_owned(), reason: "the file is empty".into() });
+    }
+    Ok(lines)
+}
+
+fn table(root: &Path, path: &Path) -> Result<Vec<Sample>, Error> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("jsonl") => jsonl(root, path),
+        Some("csv" | "tsv") => csv(root, path),
+        _ => {
+            let reason = "not a caption file; give .jsonl, .csv, .tsv or a folder".into();
+            Err(Error::Set { path: path.to_owned(), reason })
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    image: String,
+    caption: Option<String>,
+    captions: Option<Vec<String>>,
+    label: Option<String>,
+    group: Option<String>,
+}
+
+fn jsonl(root: &Path, path: &Path) -> Result<Vec<Sample>, Error> {
+    let finder = Finder::new(root)?;
+    let mut samples = Vec::new();
+    for (number, text) in lines(path)? {
+        let line: Line = serde_json::from_str(&text)
+            .map_err(|e| bad(path, number, format!("not a sample in JSON: {e}")))?;
+        let captions: Vec<String> =
+            line.caption.into_iter().chain(line.captions.into_iter().flatten()).collect();
+        let sample = Sample {
+            image: finder.find(&line.image).map_err(|reason| bad(path, number, reason))?,
+            image_ref: line.image,
+            captions,
+            label: line.label,
+            group: line.group,
+            origin: format!("{}:{number}", path.display()),
+        };
+        samples.push(checked(sample)?);
+    }
+    Ok(samples)
+}
+
+/// Refuses a sample that says nothing, and gives one with a label only the label as caption.
+fn checked(mut sample: Sample) -> Result<Sample, Error> {
+    let refuse = |reason: &str| {
+        Err(Error::Line { origin: sample.origin.clone(), reason: reason.to_owned() })
+    };
+    if sample.captions.iter().any(|caption| caption.trim().is_empty()) {
+        return refuse("a caption is empty; fill it or remove the line");
+    }
+    if sample.captions.is_empty() {
+        match &sample.label {
+            Some(label) => sample.captions = vec![label.clone()],
+            None => return refuse("neither caption nor label; add one"),
+        }
+    }
+    Ok(sample)
+}
+
+/// The columns under our names and open_clip's.
+const COLUMNS: [(&str, &str); 6] = [
+    ("image", "image"),
+    ("filepath", "image"),
+    ("caption", "caption"),
+    ("title", "caption"),
+    ("label", "label"),
+    ("group", "group"),
+];
+
+fn csv(root: &Path, path: &Path) -> Result<Vec<Sample>, Error> {
+    let finder = Finder::new(root)?;
+    // Empty lines are errors, which the reader would skip in silence.
+    let rows = lines(path)?;
+    let header = rows.first().map_or("", |(_, line)| line.as_str());
+    let delimiter = if header.contains('\t') { b'\t' } else { b',' };
+    let body = text(path)?;
+    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(body.as_bytes());
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    let columns = reader.headers().map_err(|e| bad(path, 1, e.to_string()))?.clone();
+    for (i, column) in columns.iter().enumerate() {
+        let column = column.trim();
+        let Some((_, role)) = COLUMNS.iter().find(|(name, _)| *name == column) else {
+            let reason = format!("unknown column `{column}`; known: image, caption, label, group");
+            return Err(bad(path, 1, reason));
+        };
+        places.insert(*role, i);
+    }
+    if !places.contains_key("image")
+        || !places.contains_key("caption") && !places.contains_key("label")
+    {
+        return Err(bad(path, 1, "the header needs a column image and one of caption and label"));
+    }
+    let mut samples: Vec<Sample> = Vec::new();
+    let mut by_image: HashMap<String, usize> = HashMap::new();
+    for record in reader.records() {
+        let record = record.map_err(|e| {
+            let line = e.position().map_or(0, |p| p.line() as usize);
+            bad(path, line, format!("not a row: {e}"))
+        })?;
+        let number = record.position().map_or(0, |p| p.line() as usize);
+        let field = |role: &str| {
+            places.get(role).and_then(|i| record.get(*i)).map(|text| text.trim().to_owned())
+        };
+        let filled = |role: &str| field(role).filter(|text| !text.is_empty());
+        let image_ref = field("image").unwrap_or_default();
+        let sample = checked(Sample {
+            image: finder.find(&image_ref).map_err(|reason| bad(path, number, reason))?,
+            image_ref: image_ref.clone(),
+            captions: field("caption").into_iter().collect(),
+            label: filled("label"),
+            group: filled("group"),
+            origin: format!("{}:{number}", path.display()),
+        })?;
+        match by_image.get(&image_ref) {
+            // Several rows of one picture are its several captions.
+            Some(i) => samples[*i].captions.extend(sample.captions),
+            None => {
+                by_image.insert(image_ref, samples.len());
+                samples.push(sample);
+            }
+        }
+    }
+    Ok(samples)
+}
+
+/// Pictures with captions beside them, or one folder of pictures a class.
+fn folder(root: &Path, entries: &[PathBuf]) -> Result<Vec<Sample>, Error> {
+    let mut pictures = Vec::new();
+    collect(root, &mut pictures)?;
+    let captioned = pictures.iter().any(|p| p.with_extension("txt").exists());
+    if pictures.is_empty() {
+        let reason = "no caption file and no pictures in it".into();
+        return Err(Error::Set { path: root.to_owned(), reason });
+    }
+    if !captioned && entries.iter().any(|p| has_extension(p, &PICTURES)) {
+        let reason = "pictures without captions: put NAME.txt beside each NAME.png, or sort the \
+                      pictures into one folder a class";
+        return Err(Error::Set { path: root.to_owned(), reason: reason.into() });
+    }
+    let mut samples = Vec::new();
+    for image in pictures {
+        let image_ref = image.strip_prefix(root).unwrap_or(&image).display().to_string();
+        let (captions, label) = if captioned {
+            let beside = image.with_extension("txt");
+            if !beside.exists() {
+                let reason = format!("no caption file {} beside it", beside.display());
+                return Err(Error::Set { path: image, reason });
+            }
+            (lines(&beside)?.into_iter().map(|(_, line)| line).collect(), None)
+        } else {
+            let class = image.parent().and_then(Path::file_name).unwrap_or_default();
+            let label = class.to_string_lossy().replace('_', " ");
+            (vec![label.clone()], Some(label))
+        };
+        let origin = image.display().to_string();
+        samples.push(Sample { image, image_ref, captions, label, group: None, origin });
+    }
+    Ok(samples)
+}
+
+fn collect(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), Error> {
+    for path in listing(dir)? {
+        if path.is_dir() && !path.is_symlink() {
+            collect(&path, found)?;
+        } else if has_extension(&path, &PICTURES) {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Finds pictures below a folder and nowhere else.
+struct Finder {
+    root: PathBuf,
+    canonical: PathBuf,
+}
+
+impl Finder {
+    fn new(root: &Path) -> Result<Self, Error> {
+        let canonical = root.canonicalize().map_err(io(root))?;
+        Ok(Finder { root: root.to_owned(), canonical })
+    }
+
+    fn find(&self, name: &str) -> Result<PathBuf, String> {
+        if name.is_empty() {
+            return Err("no picture is named; fill the field".into());
+        }
+        let relative = Path::new(name);
+        if relative.components().any(|c| !matches!(c, Component::Normal(_) | Component::CurDir)) {
+            return Err(format!("picture `{name}` climbs out of the folder; use a path inside it"));
+        }
+        let path = self.root.join(relative);
+        match path.canonicalize() {
+            Err(_) => Err(format!("picture `{name}` is missing; there is no {}", path.display())),
+            Ok(real) if !real.starts_with(&self.canonical) => Err(format!(
+                "picture `{name}` is a link out of the folder; put the picture itself there"
+            )),
+            Ok(real) if real.is_dir() => Err(format!("picture `{name}` is a folder")),
+            Ok(_) => Ok(path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Dataset;
+
+    fn set(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        dir
+    }
+
+    fn open(dir: &tempfile::TempDir) -> Result<Dataset, Error> {
+        Dataset::open(dir.path().to_str().unwrap(), "test")
+    }
+
+    #[test]
+    fn every_format_opens() {
+        let csv = b"image,caption,label\na.png,\"one, two\",x\na.png,three,x\nb.png,four,y\n";
+        let dir = set(&[("test.csv", csv), ("a.png", b""), ("b.png", b"")]);
+        let data = open(&dir).unwrap();
+        assert_eq!(data.samples[0].captions, ["one, two", "three"]);
+        assert_eq!(data.labels, ["x", "y"]);
+        assert_eq!(data.truth().unwrap(), [0, 1]);
+
+        let tsv = b"\xef\xbb\xbffilepath\ttitle\r\na.png\tone\r\n";
+        let data = open(&set(&[("any.tsv", tsv), ("a.png", b"")])).unwrap();
+        assert_eq!(data.samples[0].captions, ["one"]);
+
+        let line = br#"{"image":"a.png","captions":["p","q"],"label":"l","group":"g"}"#;
+        let data = open(&set(&[("train.jsonl", line), ("a.png", b"")])).unwrap();
+        assert_eq!(data.samples[0].captions, ["p", "q"]);
+        assert_eq!(data.samples[0].group.as_deref(), Some("g"));
+
+        let files: &[(&str, &[u8])] = &[("a.png", b""), ("a.txt", b"one\ntwo\n")];
+        assert_eq!(open(&set(files)).unwrap().samples[0].captions, ["one", "two"]);
+
+        let files: &[(&str, &[u8])] = &[("hot_dog/1.png", b""), ("cat/2.png", b"")];
+        let data = open(&set(files)).unwrap();
+        assert_eq!(data.labels, ["cat", "hot dog"]);
+    }
+
+    #[test]
+    fn errors_name_the_line_and_the_remedy() {
+        let cases: [(&str, &[u8], &str); 10] = [
+            ("t.csv", b"image,caption\nno.png,x\n", "t.csv:2: picture `no.png` is missing"),
+            ("t.csv", b"image,caption\n../a.png,x\n", "t.csv:2: picture `../a.png` climbs out"),
+            ("t.csv", b"image,caption\n\na.png,x\n", "t.csv:2: the line is empty"),
+            ("t.csv", b"image,caption\na.png,\n", "t.csv:2: a caption is empty"),
+            ("t.csv", b"image,colour\na.png,x\n", "t.csv:1: unknown column `colour`"),
+            ("t.jsonl", b"{\"image\":\"a.png\",\"caption\":\"\xff\"}", "t.jsonl:1: not UTF-8"),
+            ("t.jsonl", b"{\"image\":\"/etc/passwd\",\"caption\":\"x\"}", "climbs out"),
+            ("t.jsonl", b"{\"image\":\"a.png\",\"kaption\":\"x\"}", "kaption"),
+            ("t.jsonl", b"{\"image\":\"a.png\"}", "neither caption nor label"),
+            ("t.jsonl", b"", "the file is empty"),
+        ];
+        for (name, content, wanted) in cases {
+            let error = open(&set(&[(name, content), ("a.png", b"")])).unwrap_err().to_string();
+            assert!(error.contains(wanted) && !error.contains('\n'), "{error} lacks {wanted}");
+        }
+        let twice = set(&[
+            ("t.csv", b"image,label\na.png,x\n"),
+            ("a.png", b""),
+            ("labels.txt", b"x\ny\nx\n"),
+        ]);
+        assert!(open(&twice).unwrap_err().to_string().contains("labels.txt:3"));
+        let error = Dataset::open("no-such-set", "test").unwrap_err().to_string();
+        assert!(error.contains("emoji"), "{error}");
+        let error = Dataset::open("emoji:nothing", "test").unwrap_err().to_string();
+        assert!(error.contains("test-unseen"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_out_of_the_folder_is_refused() {
+        let dir = set(&[("t.csv", b"image,caption\na.png,x\n")]);
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("a.png")).unwrap();
+        assert!(open(&dir).unwrap_err().to_string().contains("link out"));
+    }
+
+    #[test]
+    fn the_shipped_set_is_whole() {
+        let count =
+            |split: &str| Dataset::open(&format!("emoji:{split}"), "").unwrap().samples.len();
+        assert_eq!(
+            ["train", "val", "test", "test-unseen", "unseen"].map(count),
+            [3149, 185, 1667, 185, 370]
+        );
+    }
+}

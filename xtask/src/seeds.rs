@@ -1,0 +1,127 @@
+//! `cargo xtask seeds`.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::backend::Backend;
+use crate::{build, shell, train};
+
+/// Train the shipped model with several seeds and print a table
+///
+/// One run says little: seeds differ. Trains into runs/seed-1, runs/seed-2 and so on, and prints
+/// each metric's mean and values as a Markdown table. A run that was broken off is resumed, a
+/// finished one is not made again: delete its folder for that.
+#[derive(clap::Args)]
+pub struct Args {
+    /// How many seeds, from 1 up
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    n: u32,
+    /// What computes
+    #[arg(long, value_enum, default_value_t)]
+    backend: Backend,
+    /// Further arguments for `vlm train`
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// The metrics of a run, by name.
+type Metrics = Vec<(String, f64)>;
+
+/// Trains and prints.
+///
+/// # Errors
+/// If the build or a run fails, or a run leaves no metrics.
+pub fn run(args: &Args) -> Result<()> {
+    let mut runs = Vec::new();
+    for seed in 1..=args.n {
+        let out = format!("runs/seed-{seed}");
+        let dir = shell::root().join(&out);
+        let summary = dir.join("summary.json");
+        if summary.exists() {
+            eprintln!("{out}: finished before, not made again; delete it to train anew");
+        } else {
+            let mut vlm = build::program("vlm", args.backend)?;
+            vlm.args(["train", train::CONFIG, "--seed", &seed.to_string(), "--out", &out]);
+            if dir.join("checkpoints").exists() {
+                vlm.arg("--resume");
+            }
+            shell::run(vlm.args(&args.arguments))?;
+        }
+        runs.push(metrics(&summary)?);
+    }
+    print!("{}", table(&runs));
+    Ok(())
+}
+
+fn metrics(summary: &Path) -> Result<Metrics> {
+    let name = summary.display();
+    let text = fs::read_to_string(summary)
+        .with_context(|| format!("{name}: cannot be read; the run did not finish, start again"))?;
+    let value: Value = serde_json::from_str(&text).with_context(|| format!("{name}: not JSON"))?;
+    let Some(metrics) = value["metrics"].as_object() else {
+        bail!("{name}: no `metrics` in it; delete the run's folder and train anew");
+    };
+    let numbers = metrics.iter().filter_map(|(key, value)| Some((key.clone(), value.as_f64()?)));
+    Ok(numbers.collect())
+}
+
+/// One row a metric: mean, then each seed; a dash where a run lacks it.
+fn table(runs: &[Metrics]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in runs.iter().flatten() {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    let mut text = String::from("| metric | mean |");
+    for seed in 1..=runs.len() {
+        text += &format!(" seed {seed} |");
+    }
+    text += &format!("\n|---|--:|{}\n", "--:|".repeat(runs.len()));
+    for name in names {
+        let values: Vec<Option<f64>> = runs
+            .iter()
+            .map(|run| run.iter().find(|(key, _)| key == name).map(|(_, value)| *value))
+            .collect();
+        let known: Vec<f64> = values.iter().flatten().copied().collect();
+        let mean = known.iter().sum::<f64>() / known.len() as f64;
+        text += &format!("| {} | {mean:.4} |", name.replace('|', "\\|"));
+        for value in values {
+            text += &value.map_or_else(|| " – |".to_owned(), |value| format!(" {value:.4} |"));
+        }
+        text += "\n";
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_means_and_every_seed() {
+        let runs = [
+            vec![("loss".to_owned(), 1.0), ("top".to_owned(), 0.5)],
+            vec![("loss".to_owned(), 2.0)],
+        ];
+        assert_eq!(
+            table(&runs),
+            "| metric | mean | seed 1 | seed 2 |\n|---|--:|--:|--:|\n\
+             | loss | 1.5000 | 1.0000 | 2.0000 |\n| top | 0.5000 | 0.5000 | – |\n"
+        );
+    }
+
+    #[test]
+    fn metrics_come_from_the_summary() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("summary.json");
+        assert!(metrics(&file).unwrap_err().to_string().contains("did not finish"));
+        fs::write(&file, r#"{"metrics":{"a":0.25,"note":"x","b":2}}"#).unwrap();
+        assert_eq!(metrics(&file).unwrap(), [("a".to_owned(), 0.25), ("b".to_owned(), 2.0)]);
+        fs::write(&file, "{}").unwrap();
+        assert!(metrics(&file).unwrap_err().to_string().contains("no `metrics`"));
+    }
+}
