@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use vlm_contrastive::{BatchConfig, Loss, SampleConfig};
-use vlm_encoders::{TextConfig, VisionConfig};
+use vlm_encoders::{Start, TextConfig, VisionConfig};
 use vlm_train::{OptimConfig, TrainConfig};
 
 /// A run of contrastive training.
@@ -55,6 +55,13 @@ pub struct ModelConfig {
     pub projection_dim: Option<usize>,
     /// The logit scale at the start (not its logarithm).
     pub logit_scale: Option<f64>,
+    /// How a new model starts.
+    #[serde(default)]
+    pub start: Start,
+    /// What is subtracted from each colour, on a scale of 0 to 1; CLIP's values if not given.
+    pub image_mean: Option<[f64; 3]>,
+    /// What it is divided by then.
+    pub image_std: Option<[f64; 3]>,
     /// The image tower, with transformers' names and defaults.
     pub vision: Option<VisionConfig>,
     /// The text tower; its vocabulary is the tokenizer's.
@@ -90,8 +97,15 @@ impl RunConfig {
         let config: RunConfig =
             table.try_into().map_err(|e| anyhow!("{}: {}", path.display(), one_line(&e)))?;
         let new = &config.model;
-        let shaped = new.vocabulary.is_some() || new.vision.is_some() || new.text.is_some();
-        if new.from.is_some() && (shaped || new.projection_dim.is_some()) {
+        let shaped = new.vocabulary.is_some()
+            || new.projection_dim.is_some()
+            || new.logit_scale.is_some()
+            || new.start != Start::default()
+            || new.image_mean.is_some()
+            || new.image_std.is_some()
+            || new.vision.is_some()
+            || new.text.is_some();
+        if new.from.is_some() && shaped {
             bail!("{}: [model] has `from` and a shape; keep one of them", path.display());
         }
         Ok(config)

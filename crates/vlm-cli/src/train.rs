@@ -10,7 +10,7 @@ use vlm_contrastive::{ContrastiveTask, DualEncoder};
 use vlm_datasets::Dataset;
 use vlm_encoders::image::{CLIP_MEAN, CLIP_STD, ImageProcessor};
 use vlm_encoders::text::{Tokenizer, train_clip_bpe};
-use vlm_encoders::{ClipConfig, ClipFolder};
+use vlm_encoders::{ClipConfig, ClipFolder, Start, patch_positions};
 use vlm_store::write_file;
 use vlm_train::{Ending, RunDir, StopFlag, Trainer};
 
@@ -77,7 +77,11 @@ pub fn prepare(config: &RunConfig, device: &Device) -> Result<Parts> {
         *slot = id.unwrap_or(*slot);
     }
     let projection_dim = model.projection_dim.unwrap_or(512);
-    let images = ImageProcessor::clip(vision.image_size, CLIP_MEAN, CLIP_STD);
+    let images = ImageProcessor::clip(
+        vision.image_size,
+        model.image_mean.unwrap_or(CLIP_MEAN),
+        model.image_std.unwrap_or(CLIP_STD),
+    );
     let mut clip = ClipConfig { text, vision, projection_dim, ..ClipConfig::default() };
     clip.text.projection_dim = projection_dim;
     clip.vision.projection_dim = projection_dim;
@@ -88,6 +92,12 @@ pub fn prepare(config: &RunConfig, device: &Device) -> Result<Parts> {
         clip.logit_scale_init_value = scale.ln();
     }
     clip.validate().map_err(|reason| anyhow::anyhow!("[model]: {reason}"))?;
+    let patches = patch_positions(clip.vision.image_size, clip.vision.patch_size);
+    if model.start == Start::Located && clip.vision.hidden_size <= patches {
+        bail!(
+            "model.start = \"located\" needs a vision.hidden_size above the {patches} patches; use start = \"clip\""
+        );
+    }
     Ok(Parts { data, validation, folder: (clip, images, tokenizer), start: None })
 }
 
@@ -141,7 +151,7 @@ pub fn run(args: Args, device_name: &str, device: &Device) -> Result<ExitCode> {
     let (shape, _, _) = &parts.folder;
     let model = match parts.start {
         Some(clip) => DualEncoder::of(clip.model, config.loss),
-        None => DualEncoder::init(shape, config.loss, config.seed, &training),
+        None => DualEncoder::init(shape, config.model.start, config.loss, config.seed, &training),
     };
     let trainer = Trainer {
         run: &run,

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use vlm_encoders::{ClipConfig, ClipModel};
+use vlm_encoders::{ClipConfig, ClipModel, Start};
 use vlm_nn::params::{self, Init, blank};
 
 use crate::loss::{Loss, SIGMOID_BIAS, SIGMOID_LOG_SCALE};
@@ -18,13 +18,19 @@ pub struct DualEncoder {
 }
 
 impl DualEncoder {
-    /// A model with the start values of its loss.
-    pub fn init(config: &ClipConfig, loss: Loss, seed: u64, device: &Device) -> Self {
+    /// A new model; the scale starts where the loss wants it.
+    pub fn init(
+        config: &ClipConfig,
+        start: Start,
+        loss: Loss,
+        seed: u64,
+        device: &Device,
+    ) -> Self {
         let mut config = config.clone();
         if loss == Loss::Sigmoid {
             config.logit_scale_init_value = f64::from(SIGMOID_LOG_SCALE);
         }
-        Self::of(ClipModel::init(&config, seed, device), loss)
+        Self::of(ClipModel::init(&config, start, seed, device), loss)
     }
 
     /// A loaded model, to be trained further with a loss.

@@ -16,11 +16,40 @@ use vlm_train::BoxError;
 pub struct CaptionChoice {
     /// Probability of the first caption alone; otherwise one of the others.
     pub first: f32,
+    /// Of another caption that is a list with commas, such as tags, at most this many parts
+    /// are taken, in any order; 0 takes the caption as it is.
+    pub parts: usize,
+    /// Probability that the first caption stands before another one.
+    pub joined: f32,
 }
 
 impl Default for CaptionChoice {
     fn default() -> Self {
-        CaptionChoice { first: 1.0 }
+        CaptionChoice { first: 1.0, parts: 0, joined: 0.0 }
+    }
+}
+
+impl CaptionChoice {
+    /// One of `captions`, which are not empty.
+    fn choose(&self, captions: &[String], rng: &mut ChaCha8Rng) -> String {
+        let others = captions.len() - 1;
+        if others == 0 || rng.random::<f32>() < self.first {
+            return captions[0].clone();
+        }
+        let mut other = captions[1 + rng.random_range(0..others)].clone();
+        if self.parts > 0 {
+            let mut parts: Vec<&str> = other.split(',').map(str::trim).collect();
+            let take = rng.random_range(1..=self.parts).min(parts.len());
+            for i in 0..take {
+                let j = rng.random_range(i..parts.len());
+                parts.swap(i, j);
+            }
+            other = parts[..take].join(", ");
+        }
+        if rng.random::<f32>() < self.joined {
+            other = format!("{}, {other}", captions[0]);
+        }
+        other
     }
 }
 
@@ -75,23 +104,20 @@ impl Preparer {
         let picture = image::load_rgba(&sample.image)?;
         let members = &self.members[self.groups[index] as usize];
         let other = if self.config.augment.blend > 0.0 && members.len() > 1 {
-            let pick = members[rng.random_range(0..members.len())];
-            let path: &Path = &self.data.samples[pick].image;
-            (pick != index).then(|| image::load_rgba(path)).transpose()?
+            // Any but the picture itself.
+            let own = members.iter().position(|member| *member == index).unwrap_or_default();
+            let step = rng.random_range(1..members.len());
+            let path: &Path = &self.data.samples[members[(own + step) % members.len()]].image;
+            Some(image::load_rgba(path)?)
         } else {
             None
         };
         let rgb = augment(&picture, other.as_ref(), &self.config.augment, rng.random());
-        let others = sample.captions.len() - 1;
-        let caption = if others == 0 || rng.random::<f32>() < self.config.captions.first {
-            &sample.captions[0]
-        } else {
-            &sample.captions[1 + rng.random_range(0..others)]
-        };
+        let caption = self.config.captions.choose(&sample.captions, &mut rng);
         let kept = (self.config.patch_keep * self.patches as f32).round() as usize;
         let keep =
             if kept < self.patches { pick(kept.max(1), self.patches, &mut rng) } else { vec![] };
-        Ok(Prepared { pixels: self.images.process(&rgb)?, caption: caption.clone(), keep })
+        Ok(Prepared { pixels: self.images.process(&rgb)?, caption, keep })
     }
 }
 
@@ -105,4 +131,35 @@ fn pick(count: usize, of: usize, rng: &mut ChaCha8Rng) -> Vec<i64> {
     all.truncate(count);
     all.sort_unstable();
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn captions_are_chosen_as_asked() {
+        let captions = ["cat".to_owned(), "animal, pet, whiskers".to_owned()];
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut draw = |choice: &CaptionChoice| -> std::collections::BTreeSet<String> {
+            (0..200).map(|_| choice.choose(&captions, &mut rng)).collect()
+        };
+        let seen = draw(&CaptionChoice { first: 1.0, parts: 2, joined: 1.0 });
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["cat"]);
+        let seen = draw(&CaptionChoice { first: 0.5, parts: 0, joined: 0.0 });
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["animal, pet, whiskers", "cat"]);
+        let seen = draw(&CaptionChoice { first: 0.0, parts: 2, joined: 1.0 });
+        // One of three, or two of three in either order.
+        assert_eq!(seen.len(), 3 + 6);
+        assert!(seen.iter().all(|caption| caption.starts_with("cat, ")), "{seen:?}");
+    }
+
+    #[test]
+    fn a_pick_is_a_sorted_set() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for _ in 0..50 {
+            let picked = pick(5, 9, &mut rng);
+            assert!(picked.len() == 5 && picked.windows(2).all(|w| w[0] < w[1]));
+        }
+    }
 }

@@ -23,7 +23,7 @@ pub mod text;
 mod towers;
 
 pub use checkpoint::{Layout, Named, load, save, save_sharded};
-pub use clip::{ClipConfig, ClipModel, TextConfig, VisionConfig};
+pub use clip::{ClipConfig, ClipModel, Start, TextConfig, VisionConfig};
 pub use error::{Error, Mismatch};
 pub use folder::{ClipFolder, batch_pixels, batch_tokens, end_places};
 pub use towers::{TextTower, VisionTower, patch_positions};

@@ -3,6 +3,8 @@
 mod config;
 mod model;
 mod names;
+mod start;
 
 pub use config::{ClipConfig, TextConfig, VisionConfig};
 pub use model::ClipModel;
+pub use start::Start;

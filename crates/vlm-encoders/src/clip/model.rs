@@ -3,11 +3,12 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 use vlm_nn::Linear;
-use vlm_nn::params::{self, Init, blank};
+use vlm_nn::params::blank;
 use vlm_store::TensorFiles;
 
 use super::ClipConfig;
 use super::names::named;
+use super::start::{self, Start};
 use crate::checkpoint::Named;
 use crate::towers::{TextTower, VisionTower};
 use crate::{Error, checkpoint};
@@ -53,11 +54,9 @@ impl ClipModel {
         }
     }
 
-    /// A model with CLIP's start values, which depend on nothing but the seed.
-    pub fn init(config: &ClipConfig, seed: u64, device: &Device) -> Self {
-        params::initialize(Self::new(config, device), seed, &|path, shape| {
-            start(config, path, shape)
-        })
+    /// A model with start values, which depend on nothing but `start` and the seed.
+    pub fn init(config: &ClipConfig, start: Start, seed: u64, device: &Device) -> Self {
+        start::fill(Self::new(config, device), config, start, seed)
     }
 
     /// A model loaded from a checkpoint.
@@ -108,34 +107,4 @@ impl ClipModel {
 fn normalize(x: Tensor<2>) -> Tensor<2> {
     let length = (x.clone() * x.clone()).sum_dim(1).sqrt().clamp_min(1e-12);
     x / length
-}
-
-/// CLIP's start values, as in `_init_weights` of `modeling_clip.py`.
-fn start(config: &ClipConfig, path: &str, shape: &[usize]) -> Init {
-    let vision = path.starts_with("vision.");
-    let (width, layers) = if vision {
-        (config.vision.hidden_size as f64, config.vision.num_hidden_layers)
-    } else {
-        (config.text.hidden_size as f64, config.text.num_hidden_layers)
-    };
-    let deep = (2.0 * layers.max(1) as f64).powf(-0.5);
-    if path == "logit_scale" {
-        Init::Constant(config.logit_scale_init_value as f32)
-    } else if path.contains("norm") && path.ends_with("weight") {
-        Init::Constant(1.0)
-    } else if path.ends_with("bias") {
-        Init::Constant(0.0)
-    } else if path.ends_with("projection.weight") {
-        Init::Normal((shape[0] as f64).powf(-0.5))
-    } else if path.contains(".attention.out.") {
-        Init::Normal(width.powf(-0.5))
-    } else if path.contains(".attention.") || path.contains(".down.") {
-        Init::Normal(width.powf(-0.5) * deep)
-    } else if path.contains(".up.") {
-        Init::Normal((2.0 * width).powf(-0.5))
-    } else if path == "vision.class" {
-        Init::Normal(width.powf(-0.5))
-    } else {
-        Init::Normal(0.02)
-    }
 }
