@@ -71,6 +71,44 @@ impl Default for Augment {
     }
 }
 
+impl Augment {
+    /// Looks for values that make no sense, to be called before any picture is read.
+    ///
+    /// # Errors
+    /// The first such value, with what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        for (name, value, largest) in [
+            ("rotate", self.rotate, 180.0),
+            ("stretch", self.stretch, 10.0),
+            ("shift", self.shift, 1.0),
+            ("flip", self.flip, 1.0),
+            ("background", self.background, 1.0),
+            ("colour", self.colour, 1.0),
+            ("brightness", self.brightness, 1.0),
+            ("contrast", self.contrast, 1.0),
+            ("saturation", self.saturation, 1.0),
+            ("hue", self.hue, 1.0),
+            ("grey", self.grey, 1.0),
+            ("posterise", self.posterise, 1.0),
+            ("blur", self.blur, 1.0),
+            ("erase", self.erase, 1.0),
+            ("erase_area", self.erase_area, 1.0),
+            ("blend", self.blend, 1.0),
+        ] {
+            if !(0.0..=largest).contains(&value) {
+                return Err(format!("{name} is {value}; it must be from 0 to {largest}"));
+            }
+        }
+        let [small, large] = self.scale;
+        if !(small >= 0.01 && small <= large && large <= 100.0) {
+            return Err(format!(
+                "scale is [{small}, {large}]; give the smaller first, from 0.01 to 100"
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// Lays a picture on a colour.
 pub fn flatten(picture: &RgbaImage, colour: [u8; 3]) -> RgbImage {
     RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
@@ -227,6 +265,23 @@ mod tests {
             let opaque = (16..48).contains(&x) && (16..48).contains(&y);
             Rgba([200, 40, 90, if opaque { 255 } else { 0 }])
         })
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        let good = Augment { flip: 0.5, scale: [0.8, 1.2], ..Augment::default() };
+        assert_eq!(good.check(), Ok(()));
+        for (bad, words) in [
+            (Augment { flip: 1.5, ..good.clone() }, "flip is 1.5"),
+            (Augment { rotate: f32::NAN, ..good.clone() }, "rotate is NaN"),
+            (Augment { erase_area: -0.1, ..good.clone() }, "erase_area"),
+            (Augment { scale: [1.2, 0.8], ..good.clone() }, "scale is [1.2, 0.8]"),
+            (Augment { scale: [0.0, 1.0], ..good.clone() }, "from 0.01"),
+            (Augment { scale: [1.0, f32::NAN], ..good.clone() }, "scale"),
+        ] {
+            let message = bad.check().unwrap_err();
+            assert!(message.contains(words), "{message}");
+        }
     }
 
     #[test]

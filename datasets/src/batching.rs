@@ -1,5 +1,7 @@
 //! Which samples come together, and when.
 
+use std::collections::HashMap;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -28,23 +30,26 @@ pub fn plain(order: &[usize], batch: usize) -> Result<Vec<Vec<usize>>, Error> {
 }
 
 /// Batches in which the samples of a group stand together, so that several positives a row
-/// occur: groups in the order of their first sample, each with all its samples.
+/// occur: groups in the order of their first sample, each with all its samples. A group on the
+/// border of two batches is cut. Samples that `groups` does not reach are groups of their own.
 ///
 /// # Errors
 /// If the set does not fill one batch.
 pub fn grouped(order: &[usize], groups: &[u32], batch: usize) -> Result<Vec<Vec<usize>>, Error> {
-    let count = groups.iter().max().map_or(0, |last| *last as usize + 1);
-    let mut members: Vec<Vec<usize>> = vec![Vec::new(); count];
-    let mut firsts = Vec::new();
+    let mut places = HashMap::new();
+    let mut together: Vec<Vec<usize>> = Vec::new();
     for sample in order {
-        let group = groups[*sample] as usize;
-        if members[group].is_empty() {
-            firsts.push(group);
+        let Some(group) = groups.get(*sample) else {
+            together.push(vec![*sample]);
+            continue;
+        };
+        let place = *places.entry(*group).or_insert(together.len());
+        if place == together.len() {
+            together.push(Vec::new());
         }
-        members[group].push(*sample);
+        together[place].push(*sample);
     }
-    let together: Vec<usize> = firsts.into_iter().flat_map(|g| members[g].clone()).collect();
-    plain(&together, batch)
+    plain(&together.concat(), batch)
 }
 
 #[cfg(test)]
@@ -72,6 +77,14 @@ mod tests {
         let place = |sample: usize| flat.iter().position(|s| *s == sample).unwrap();
         assert_eq!(place(0).abs_diff(place(2)), 1);
         assert_eq!(place(1).abs_diff(place(4)), 1);
+    }
+
+    #[test]
+    fn a_batch_border_may_cut_a_group() {
+        let batches = grouped(&[0, 1, 2, 3, 4], &[0, 0, 0, 1], 2).unwrap();
+        assert_eq!(batches, [vec![0, 1], vec![2, 3]]);
+        // The fifth sample, whose group is not told, would have come alone.
+        assert_eq!(grouped(&[4, 0, 2], &[7, 7, 7], 1).unwrap(), [vec![4], vec![0], vec![2]]);
     }
 
     #[test]

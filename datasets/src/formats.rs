@@ -149,6 +149,9 @@ fn checked(mut sample: Sample) -> Result<Sample, Error> {
     if sample.captions.iter().any(|caption| caption.trim().is_empty()) {
         return refuse("a caption is empty; fill it or remove the line");
     }
+    if sample.label.as_ref().is_some_and(|label| label.trim().is_empty()) {
+        return refuse("the label is empty; fill it or leave it out");
+    }
     if sample.captions.is_empty() {
         match &sample.label {
             Some(label) => sample.captions = vec![label.clone()],
@@ -175,6 +178,9 @@ fn csv(root: &Path, path: &Path) -> Result<Vec<Sample>, Error> {
     let header = rows.first().map_or("", |(_, line)| line.as_str());
     let delimiter = if header.contains('\t') { b'\t' } else { b',' };
     let body = text(path)?;
+    if let Some(line) = open_quote(&body, delimiter) {
+        return Err(bad(path, line, "a quote is opened and never closed; close it"));
+    }
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(body.as_bytes());
     let mut places: HashMap<&str, usize> = HashMap::new();
     let columns = reader.headers().map_err(|e| bad(path, 1, e.to_string()))?.clone();
@@ -184,7 +190,9 @@ fn csv(root: &Path, path: &Path) -> Result<Vec<Sample>, Error> {
             let reason = format!("unknown column `{column}`; known: image, caption, label, group");
             return Err(bad(path, 1, reason));
         };
-        places.insert(*role, i);
+        if places.insert(*role, i).is_some() {
+            return Err(bad(path, 1, format!("the header has two columns for {role}; keep one")));
+        }
     }
     if !places.contains_key("image")
         || !places.contains_key("caption") && !places.contains_key("label")
@@ -214,7 +222,7 @@ fn csv(root: &Path, path: &Path) -> Result<Vec<Sample>, Error> {
         })?;
         match by_image.get(&image_ref) {
             // Several rows of one picture are its several captions.
-            Some(i) => samples[*i].captions.extend(sample.captions),
+            Some(i) => merge(&mut samples[*i], sample)?,
             None => {
                 by_image.insert(image_ref, samples.len());
                 samples.push(sample);
@@ -222,6 +230,49 @@ fn csv(root: &Path, path: &Path) -> Result<Vec<Sample>, Error> {
         }
     }
     Ok(samples)
+}
+
+/// The line of a quote that runs to the end of a table, which the reader would swallow in
+/// silence with all rows behind it. A quote opens only at the start of a field, and two of them
+/// inside are one that is meant.
+fn open_quote(body: &str, delimiter: u8) -> Option<usize> {
+    let (mut line, mut begun) = (1, 1);
+    let (mut inside, mut starts, mut closed) = (false, true, false);
+    for byte in body.bytes() {
+        let closes = byte == b'"' && inside;
+        if closes {
+            inside = false;
+        } else if byte == b'"' && (starts || closed) {
+            inside = true;
+            // The second of a pair goes on with what the first seemed to close.
+            begun = if closed { begun } else { line };
+        }
+        closed = closes;
+        starts = byte == delimiter || byte == b'\n' || byte == b'\r';
+        line += usize::from(byte == b'\n');
+    }
+    inside.then_some(begun)
+}
+
+/// Adds the captions of a further row of the same picture, which must not contradict the first.
+fn merge(into: &mut Sample, row: Sample) -> Result<(), Error> {
+    for (what, old, new) in
+        [("label", &mut into.label, row.label), ("group", &mut into.group, row.group)]
+    {
+        match (old.as_ref(), new) {
+            (Some(old), Some(new)) if *old != new => {
+                let reason = format!(
+                    "picture `{}` has the {what} `{new}` here and `{old}` in {}; keep one",
+                    row.image_ref, into.origin
+                );
+                return Err(Error::Line { origin: row.origin, reason });
+            }
+            (None, Some(new)) => *old = Some(new),
+            _ => {}
+        }
+    }
+    into.captions.extend(row.captions);
+    Ok(())
 }
 
 /// Pictures with captions beside them, or one folder of pictures a class.
@@ -349,7 +400,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_line_and_the_remedy() {
-        let cases: [(&str, &[u8], &str); 10] = [
+        let cases: [(&str, &[u8], &str); 15] = [
             ("t.csv", b"image,caption\nno.png,x\n", "t.csv:2: picture `no.png` is missing"),
             ("t.csv", b"image,caption\n../a.png,x\n", "t.csv:2: picture `../a.png` climbs out"),
             ("t.csv", b"image,caption\n\na.png,x\n", "t.csv:2: the line is empty"),
@@ -360,6 +411,15 @@ mod tests {
             ("t.jsonl", b"{\"image\":\"a.png\",\"kaption\":\"x\"}", "kaption"),
             ("t.jsonl", b"{\"image\":\"a.png\"}", "neither caption nor label"),
             ("t.jsonl", b"", "the file is empty"),
+            ("t.jsonl", b"{\"image\":\"a.png\",\"label\":\" \"}", "the label is empty"),
+            ("t.csv", b"image,caption\na.png,\"x\nb.png,y\n", "t.csv:2: a quote is opened"),
+            ("t.csv", b"image,title,caption\na.png,x,y\n", "t.csv:1: the header has two columns"),
+            ("t.csv", b"image,caption\na.png\n", "t.csv:2: not a row"),
+            (
+                "t.csv",
+                b"image,caption,label\na.png,p,x\na.png,q,y\n",
+                "t.csv:3: picture `a.png` has the label `y` here and `x` in",
+            ),
         ];
         for (name, content, wanted) in cases {
             let error = open(&set(&[(name, content), ("a.png", b"")])).unwrap_err().to_string();
@@ -375,6 +435,33 @@ mod tests {
         assert!(error.contains("emoji"), "{error}");
         let error = Dataset::open("emoji:nothing", "test").unwrap_err().to_string();
         assert!(error.contains("test-unseen"), "{error}");
+    }
+
+    #[test]
+    fn quotes_that_are_closed_are_no_error() {
+        for good in [
+            "a,\"b\"\n",
+            "a,\"say \"\"hi\"\"\"\n",
+            "a,5\" long\n",
+            "a,5\"\" long\n",
+            "\"a\nb\",c",
+            "a,\"\"\n",
+        ] {
+            assert_eq!(open_quote(good, b','), None, "{good}");
+        }
+        for (bad, line) in [("a,\"b\n", 1), ("x\na,\"say \"\"hi\"\"\nb,c\n", 2), ("a\t\"", 1)] {
+            let delimiter = if bad.contains('\t') { b'\t' } else { b',' };
+            assert_eq!(open_quote(bad, delimiter), Some(line), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rows_of_a_picture_complete_each_other() {
+        let rows = b"image,caption,label,group\na.png,p,,g\na.png,q,x,\n";
+        let data = open(&set(&[("t.csv", rows), ("a.png", b"")])).unwrap();
+        let sample = &data.samples[0];
+        assert_eq!((sample.label.as_deref(), sample.group.as_deref()), (Some("x"), Some("g")));
+        assert_eq!(sample.captions, ["p", "q"]);
     }
 
     #[cfg(unix)]

@@ -1,7 +1,7 @@
 """Goldens of the tokenizer: crates/vlm-encoders/tests/golden/tokenizer/expected.json.
 
 Needs transformers (made with 4.57.6; 5.x gives the same). The tokenizer itself is trained by the
-crate: cargo test --release -p vlm-encoders rewrite_the_golden_tokenizer -- --ignored
+crate: cargo run --release -p vlm-encoders --example train_tokenizer GOLDEN_DIR/corpus.txt 700 24 GOLDEN_DIR
 Then: python xtask/golden/tokenizer.py GOLDEN_DIR            writes expected.json
       python xtask/golden/tokenizer.py GOLDEN_DIR --check    compares with the one that is there
       python xtask/golden/tokenizer.py VOCAB_DIR OUT_FILE    ids of another folder (CLIP's own)

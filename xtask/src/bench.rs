@@ -1,17 +1,26 @@
 //! `cargo xtask bench`.
 
-use anyhow::Result;
+mod table;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::backend::Backend;
-use crate::python::Venv;
-use crate::{build, golden, shell};
+use crate::python::{TORCH, Venv};
+use crate::{build, shell};
+use table::Reading;
 
-/// Measure speed, and the same in PyTorch
+/// What benches/clip.py imports.
+const PACKAGES: [&str; 3] = [TORCH, "transformers==4.57.6", "numpy"];
+
+/// Measure speed and memory, and the same in PyTorch
 ///
-/// Builds and runs benches/ on this machine, then the Python script beside it with .venv, which
-/// is made first where it is missing (some 8 GB; `--rust-only` does without). Close other
-/// programs: a busy machine measures itself.
+/// Builds benches/ and runs each measurement in a process of its own, ours and PyTorch's in
+/// turns, so that a busy moment meets both. Close other programs: a busy machine measures itself.
 #[derive(clap::Args)]
 pub struct Args {
     /// What to measure
@@ -20,36 +29,146 @@ pub struct Args {
     /// What computes on our side
     #[arg(long, value_enum, default_value_t)]
     backend: Backend,
+    /// How often each program is run
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
     /// Leave PyTorch out
     #[arg(long)]
     rust_only: bool,
-    /// Arguments for both programs
+    /// Put PyTorch and transformers into .venv first where they are missing: some 8 GB
+    #[arg(long)]
+    install: bool,
+    /// A Python that has PyTorch and transformers, instead of .venv
+    #[arg(long, conflicts_with = "install")]
+    python: Option<PathBuf>,
+    /// Arguments for the programs, such as --repeats 3
     #[arg(last = true)]
     arguments: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Name {
-    /// Training steps of a CLIP model
+    /// A CLIP model of ViT-B/32 size: training steps and embedding, beside PyTorch
     Clip,
+    /// Peak memory of its gradients as the batch grows, in chunks and whole
+    Memory,
+    /// The operations with a backward of their own, beside plain Burn
+    Ops,
 }
 
 /// Measures.
 ///
 /// # Errors
-/// If a build fails, or one of the programs.
+/// If a build fails, one of the programs does, or PyTorch is wanted and not there.
 pub fn run(args: &Args) -> Result<()> {
-    let (program, script) = match args.name {
-        Name::Clip => ("bench-clip", "benches/clip.py"),
-    };
-    // Before anything is measured: an installation would disturb it.
-    let venv = if args.rust_only { None } else { Some(Venv::with(&golden::PACKAGES)?) };
-    shell::run(build::program(program, args.backend)?.args(&args.arguments))?;
-    if let Some(venv) = venv {
-        // Without it OpenMP's threads wander between cores, and now and then PyTorch takes twice
-        // as long: that comparison would flatter us.
-        let mut python = venv.python();
-        shell::run(python.arg(script).args(&args.arguments).env("OMP_PROC_BIND", "true"))?;
+    match args.name {
+        Name::Clip => clip(args),
+        Name::Memory => memory(args),
+        Name::Ops => {
+            shell::run(build::program("bench-ops", args.backend)?.args(&args.arguments))?;
+            Ok(())
+        }
     }
+}
+
+fn clip(args: &Args) -> Result<()> {
+    // Before anything is measured: an installation would disturb it.
+    let python = if args.rust_only { None } else { Some(python(args)?) };
+    let ours = build::program("bench-clip", args.backend)?;
+    let mut readings = Vec::new();
+    for task in ["train", "embed"] {
+        for _ in 0..args.rounds {
+            readings.push(measure(again(&ours).arg(task).args(&args.arguments))?);
+            if let Some(python) = &python {
+                // Without it OpenMP's threads wander between cores, and now and then PyTorch
+                // takes twice as long: that comparison would flatter us.
+                let mut theirs = shell::command(python);
+                theirs.arg("benches/clip.py").arg(task).args(&args.arguments);
+                readings.push(measure(theirs.env("OMP_PROC_BIND", "true"))?);
+            }
+        }
+    }
+    machine(&readings);
+    print!("{}", table::speed(args.backend.name(), &readings));
     Ok(())
+}
+
+/// Line 6 of what CLIP has to show: in chunks, memory does not grow with the batch.
+fn memory(args: &Args) -> Result<()> {
+    let ours = build::program("bench-clip", args.backend)?;
+    let mut readings = Vec::new();
+    for batch in [8, 32, 128] {
+        // Smaller than the smallest batch, which would not be cut otherwise.
+        for chunk in [4, 0] {
+            let (batch, chunk) = (batch.to_string(), chunk.to_string());
+            let sizes = ["gradients", "--batch", &batch, "--chunk", &chunk];
+            readings.push(measure(again(&ours).args(sizes).args(&args.arguments))?);
+        }
+    }
+    machine(&readings);
+    print!("{}", table::memory(&readings));
+    Ok(())
+}
+
+/// A Python with PyTorch and transformers.
+fn python(args: &Args) -> Result<OsString> {
+    let venv = match &args.python {
+        Some(_) => None,
+        None if args.install => Some(Venv::with(&PACKAGES)?),
+        None => Venv::existing(),
+    };
+    let python = match (&args.python, venv) {
+        // The programs run in the root of the workspace, wherever this was typed.
+        (Some(path), _) => Some(std::path::absolute(path)?.into()),
+        (None, Some(venv)) => Some(venv.python().get_program().to_owned()),
+        // Whatever the user has may do.
+        (None, None) => Some(OsString::from("python3")),
+    };
+    let has_them = |python: &OsString| {
+        let mut import = shell::command(python);
+        shell::output(import.args(["-c", "import torch, transformers"])).is_some()
+    };
+    match python.filter(has_them) {
+        Some(python) => Ok(python),
+        None => bail!(
+            "no PyTorch to compare with; add --install (into .venv, some 8 GB), --python PATH for \
+             one that has torch and transformers, or --rust-only to do without"
+        ),
+    }
+}
+
+/// The same program in the same environment, without arguments.
+fn again(command: &Command) -> Command {
+    let mut next = shell::command(command.get_program());
+    next.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    next
+}
+
+/// Runs a program that prints its reading as a line of JSON.
+fn measure(command: &mut Command) -> Result<Reading> {
+    let name = shell::show(command);
+    eprintln!("$ {name}");
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("`{name}` cannot be run"))?;
+    if !output.status.success() {
+        bail!("`{name}` failed ({})", output.status);
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    Reading::parse(&text).with_context(|| format!("`{name}` printed no reading"))
+}
+
+/// Says what was measured on, and how busy it was.
+fn machine(readings: &[Reading]) {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let info = read("/proc/cpuinfo");
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("processor unknown", |(_, name)| name);
+    let load = read("/proc/loadavg");
+    let load = load.split(' ').next().filter(|load| !load.is_empty()).unwrap_or("unknown");
+    if let Some(first) = readings.first() {
+        let (simd, threads) = (&first.simd, first.threads);
+        println!("{model}, {simd}, {threads} threads; load average at the end {load}\n");
+    }
 }

@@ -1,5 +1,6 @@
 //! The file that describes a run.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -7,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use vlm_contrastive::{BatchConfig, Loss, SampleConfig};
 use vlm_encoders::{Start, TextConfig, VisionConfig};
 use vlm_train::{OptimConfig, TrainConfig};
+
+use crate::output::Usage;
 
 /// A run of contrastive training.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -89,13 +92,13 @@ impl RunConfig {
     pub fn read(path: &Path, settings: &[String]) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("{}: cannot read the configuration", path.display()))?;
-        let mut table: toml::Table =
-            toml::from_str(&text).map_err(|e| anyhow!("{}: {}", path.display(), one_line(&e)))?;
+        let mut table: toml::Table = toml::from_str(&text)
+            .map_err(|e| anyhow!("{}{}: {}", path.display(), line_of(&e, &text), one_line(&e)))?;
         for setting in settings {
-            set(&mut table, setting).with_context(|| format!("--set {setting}"))?;
+            set(&mut table, setting).map_err(|e| Usage(format!("--set {setting}: {e}")))?;
         }
         let config: RunConfig =
-            table.try_into().map_err(|e| anyhow!("{}: {}", path.display(), one_line(&e)))?;
+            table.try_into().map_err(|e| blame(path, &text, settings, &one_line(&e)))?;
         let new = &config.model;
         let shaped = new.vocabulary.is_some()
             || new.projection_dim.is_some()
@@ -108,8 +111,67 @@ impl RunConfig {
         if new.from.is_some() && shaped {
             bail!("{}: [model] has `from` and a shape; keep one of them", path.display());
         }
+        config.check().with_context(|| path.display().to_string())?;
         Ok(config)
     }
+
+    /// Looks for values that cannot work, before anything is read or written.
+    fn check(&self) -> Result<()> {
+        self.batch.check().map_err(|reason| anyhow!("batch.{reason}"))?;
+        self.sample.augment.check().map_err(|reason| anyhow!("sample.augment.{reason}"))?;
+        self.optim.check()?;
+        self.train.check()?;
+        let SampleConfig { captions, patch_keep, .. } = &self.sample;
+        for (name, value) in [
+            ("sample.captions.first", captions.first),
+            ("sample.captions.joined", captions.joined),
+            ("sample.patch_keep", *patch_keep),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                bail!("{name} is {value}; it must be from 0 to 1");
+            }
+        }
+        if let Some(std) = self.model.image_std
+            && !std.iter().all(|x| x.is_finite() && *x > 0.0)
+        {
+            bail!("model.image_std is {std:?}; each must be above 0");
+        }
+        if let Some(mean) = self.model.image_mean
+            && !mean.iter().all(|x| x.is_finite())
+        {
+            bail!("model.image_mean is {mean:?}; each must be a number");
+        }
+        let mut names = HashSet::new();
+        if let Some(eval) = self.eval.iter().find(|eval| !names.insert(eval.name.as_str())) {
+            bail!("two [[eval]] have the name `{}`; rename one", eval.name);
+        }
+        Ok(())
+    }
+}
+
+/// Says whether the file or one of the settings is wrong, and where in the file.
+fn blame(path: &Path, text: &str, settings: &[String], reason: &str) -> anyhow::Error {
+    for setting in settings {
+        // A key that is wrong by itself is wrong in any file.
+        let mut alone = toml::Table::new();
+        if set(&mut alone, setting).is_ok()
+            && let Err(error) = alone.try_into::<RunConfig>()
+            && one_line(&error) == reason
+        {
+            return Usage(format!("--set {setting}: {reason}")).into();
+        }
+    }
+    let place = match toml::from_str::<RunConfig>(text) {
+        Err(error) if one_line(&error) == reason => line_of(&error, text),
+        _ => String::new(),
+    };
+    anyhow!("{}{place}: {reason}", path.display())
+}
+
+/// `:LINE` of the place that the parser complains of.
+fn line_of(error: &toml::de::Error, text: &str) -> String {
+    let line = |at: usize| text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
+    error.span().map(|span| format!(":{}", line(span.start))).unwrap_or_default()
 }
 
 /// The parser's message without its drawing of the place.

@@ -1,7 +1,9 @@
 //! The backends that this build has.
 
-use anyhow::Result;
-use burn::tensor::Device;
+use std::panic::catch_unwind;
+
+use anyhow::{Result, bail};
+use burn::tensor::{Device, Tensor};
 
 use crate::output::Usage;
 
@@ -23,11 +25,24 @@ pub const HELP: &str = "Where to compute: flex (pure-Rust CPU), tch or tch:N (li
 CPU or on CUDA device N), cuda[:N], rocm[:N], wgpu, wgpu:cpu, vulkan, metal; those that this \
 program was built with";
 
-/// Opens a device by name.
+/// Opens a device by name and has it compute something.
 ///
 /// # Errors
 /// If it is not built in, or there is no such device.
 pub fn open(name: &str) -> Result<Device> {
+    // Burn's backends panic where there is no adapter or driver, some only at the first use.
+    let tried = catch_unwind(|| {
+        let device = by_name(name)?;
+        let sum: f32 = Tensor::<1>::ones([2], &device).sum().into_scalar();
+        if sum == 2.0 { Ok(device) } else { bail!("--device {name}: 1 + 1 gave {sum}") }
+    });
+    tried.unwrap_or_else(|cause| {
+        let reason = crate::panics::reason(cause.as_ref());
+        bail!("--device {name}: cannot be used here ({reason}); choose another --device")
+    })
+}
+
+fn by_name(name: &str) -> Result<Device> {
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => (kind, Some(index)),
         None => (name, None),
@@ -60,11 +75,17 @@ pub fn open(name: &str) -> Result<Device> {
             };
             Ok(Device::wgpu(kind))
         }
-        _ => Err(Usage(format!(
-            "--device {name}: not in this build, which has {}; build with --features {kind}",
+        // Which of these is left depends on the build.
+        #[allow(unreachable_patterns)]
+        "flex" | "tch" | "cuda" | "rocm" | "wgpu" | "vulkan" | "metal" => Err(Usage(format!(
+            "--device {name}: this build has {}; build with --features {kind}",
             built_in().join(", ")
         ))
         .into()),
+        _ => {
+            let known = built_in().join(", ");
+            Err(Usage(format!("--device {name}: no such device; this build has {known}")).into())
+        }
     }
 }
 

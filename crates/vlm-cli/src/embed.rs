@@ -48,10 +48,11 @@ enum Embedding {
 pub fn run(args: &Args, device: &Device) -> Result<()> {
     let clip = ClipFolder::open(&args.model, device)?;
     let features = if args.image.is_empty() {
-        embed_texts(&clip, &args.text)?
+        embed_texts(&clip, &args.text)
     } else {
-        embed_pictures(&clip, &args.image)?
+        embed_pictures(&clip, &args.image)
     };
+    let features = features.map_err(output::blame(&args.model))?;
     let [count, dim] = features.dims();
     let values: Vec<f32> = features.into_data().iter().collect();
     if let Some(path) = &args.out {

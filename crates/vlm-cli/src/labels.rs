@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use vlm_contrastive::Templates;
 
@@ -43,14 +43,16 @@ impl Labels {
             .map(|line| line.trim().to_owned())
             .filter(|line| !line.is_empty())
             .collect();
+        let refuse = |reason: String| match self.labels {
+            Some(_) => anyhow::Error::from(Usage(reason)),
+            None => anyhow!(reason),
+        };
         if labels.is_empty() {
-            return Err(Usage(format!("{source}: no labels in it; give at least one")).into());
+            return Err(refuse(format!("{source}: no labels in it; give at least one")));
         }
         let mut seen = std::collections::HashSet::new();
         if let Some(twice) = labels.iter().find(|label| !seen.insert(label.as_str())) {
-            return Err(
-                Usage(format!("{source}: label `{twice}` is there twice; remove one")).into()
-            );
+            return Err(refuse(format!("{source}: label `{twice}` is there twice; remove one")));
         }
         Ok(labels)
     }

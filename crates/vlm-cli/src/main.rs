@@ -7,6 +7,7 @@ mod eval;
 mod inspect;
 mod labels;
 mod output;
+mod panics;
 mod report;
 mod retrieve;
 mod train;
@@ -14,6 +15,7 @@ mod zero_shot;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 /// Train, adapt and run vision-language models without Python.
@@ -48,14 +50,22 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = device::open(&cli.device).and_then(|device| match cli.command {
-        Command::Train(args) => train::run(args, &cli.device, &device),
-        Command::ZeroShot(args) => zero_shot::run(&args, &device).map(done),
-        Command::Eval(args) => eval::run(&args, &device).map(done),
-        Command::Embed(args) => embed::run(&args, &device).map(done),
-        Command::Retrieve(args) => retrieve::run(&args, &device).map(done),
-        Command::Inspect(args) => inspect::run(&args, &device).map(done),
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    panics::quiet();
+    let device = cli.device;
+    let result = panics::caught(|| {
+        let opened = device::open(&device)?;
+        match cli.command {
+            Command::Train(args) => train::run(args, &device, &opened),
+            Command::ZeroShot(args) => zero_shot::run(&args, &opened).map(done),
+            Command::Eval(args) => eval::run(&args, &opened).map(done),
+            Command::Embed(args) => embed::run(&args, &opened).map(done),
+            Command::Retrieve(args) => retrieve::run(&args, &opened).map(done),
+            Command::Inspect(args) => inspect::run(&args, &opened).map(done),
+        }
     });
     match result {
         Ok(code) => code,
@@ -71,10 +81,30 @@ fn main() -> ExitCode {
                     line.push_str(&cause);
                 }
             }
-            eprintln!("error: {}", line.replace('\n', " "));
+            output::note(&format!("error: {}", one_line(&line)));
             ExitCode::from(if error.is::<output::Usage>() { 2 } else { 1 })
         }
     }
+}
+
+/// Prints help where that was asked for, and what is wrong with the arguments as one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // A reader that is gone needs no help.
+        let _ = error.print();
+    } else {
+        let text = error.render().to_string();
+        let reason = text.split("\n\nUsage:").next().unwrap_or_default();
+        let reason = reason.split("\n\nFor more information").next().unwrap_or_default();
+        let reason: Vec<&str> = reason.split_whitespace().collect();
+        output::note(&format!("{}; see --help", reason.join(" ")));
+    }
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// File names and captions may hold line breaks and worse.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn done((): ()) -> ExitCode {

@@ -1,6 +1,7 @@
 //! Results on stdout.
 
 use std::io::Write;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -8,6 +9,33 @@ use serde::Serialize;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
+
+/// Reads a number of results to print, which is not 0.
+///
+/// # Errors
+/// In clap's manner, the reason.
+pub fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("give at least 1".into()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("give a whole number from 1 up".into()),
+    }
+}
+
+/// Names the model folder where the model is to blame.
+pub fn blame(model: &Path) -> impl Fn(vlm_contrastive::Error) -> anyhow::Error + '_ {
+    |error| match error {
+        vlm_contrastive::Error::Features(_) => {
+            anyhow::Error::from(error).context(model.display().to_string())
+        }
+        _ => error.into(),
+    }
+}
+
+/// A line on stderr. Whoever read it may be gone, which is no reason to fail.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
 
 /// Prints a line. A reader that has gone away (`| head`) is no failure of ours.
 ///

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use serde::Serialize;
 use vlm_contrastive::{embed_pictures, embed_texts, zero_shot::top_k};
 use vlm_encoders::ClipFolder;
 
-use crate::output::{self, Usage};
+use crate::output;
 
 /// Arguments of `vlm retrieve`.
 #[derive(clap::Args)]
@@ -23,7 +23,7 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     query: String,
     /// How many pictures to print.
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value = "10", value_parser = output::count)]
     top_k: usize,
     /// Print one JSON document.
     #[arg(long)]
@@ -72,13 +72,13 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     let mut paths = Vec::new();
     pictures(&args.images, &mut paths)?;
     if paths.is_empty() {
-        let message =
-            format!("{}: no pictures below it ({})", args.images.display(), EXTENSIONS.join(", "));
-        return Err(Usage(message).into());
+        let (dir, endings) = (args.images.display(), EXTENSIONS.join(", "));
+        bail!("{dir}: no pictures below it; give a folder that holds some ({endings})");
     }
     let clip = ClipFolder::open(&args.model, device)?;
-    let query = embed_texts(&clip, std::slice::from_ref(&args.query))?;
-    let features = embed_pictures(&clip, &paths)?;
+    let query = embed_texts(&clip, std::slice::from_ref(&args.query))
+        .map_err(output::blame(&args.model))?;
+    let features = embed_pictures(&clip, &paths).map_err(output::blame(&args.model))?;
     let scores: Vec<f32> = features.matmul(query.transpose()).into_data().iter().collect();
     let results: Vec<Hit> = top_k(&scores, args.top_k)
         .into_iter()

@@ -12,7 +12,7 @@ use vlm_encoders::image::{CLIP_MEAN, CLIP_STD, ImageProcessor};
 use vlm_encoders::text::{Tokenizer, train_clip_bpe};
 use vlm_encoders::{ClipConfig, ClipFolder, Start, patch_positions};
 use vlm_store::write_file;
-use vlm_train::{Ending, RunDir, StopFlag, Trainer};
+use vlm_train::{Ending, RunDir, StopFlag, Task, Trainer};
 
 use crate::config::RunConfig;
 use crate::eval::Measured;
@@ -57,6 +57,9 @@ pub type Shape = (ClipConfig, ImageProcessor, Tokenizer);
 pub fn prepare(config: &RunConfig, device: &Device) -> Result<Parts> {
     let data = Dataset::open(&config.data.train, "train")?;
     let validation = config.data.val.as_ref().map(|v| Dataset::open(v, "val")).transpose()?;
+    if let Some(data) = validation.as_ref().filter(|data| !data.labels.is_empty()) {
+        data.truth()?;
+    }
     if let Some(from) = &config.model.from {
         let clip = ClipFolder::open(from, device)?;
         let shape = (clip.config.clone(), clip.images.clone(), clip.tokenizer.clone());
@@ -67,6 +70,14 @@ pub fn prepare(config: &RunConfig, device: &Device) -> Result<Parts> {
     let mut text = model.text.clone().unwrap_or_default();
     let captions = data.samples.iter().flat_map(|s| s.captions.iter().cloned());
     let context = text.max_position_embeddings;
+    if context < 3 {
+        bail!(
+            "model.text.max_position_embeddings is {context}; a text needs 3 places: start, token, end"
+        );
+    }
+    if vision.num_channels != 3 {
+        bail!("model.vision.num_channels is {}; pictures have 3", vision.num_channels);
+    }
     let tokenizer = train_clip_bpe(captions, model.vocabulary.unwrap_or(4096), context)?;
     text.vocab_size = tokenizer.vocab_size();
     for (slot, id) in [
@@ -129,13 +140,30 @@ pub fn run(args: Args, device_name: &str, device: &Device) -> Result<ExitCode> {
     let training = device.clone().autodiff();
     let parts = prepare(&config, &training)?;
     let task = task(&config, &parts)?;
+    config.train.schedule(config.optim.lr, task.batches_per_epoch())?;
     let evals: Vec<(String, String, Dataset)> = config
         .eval
         .iter()
-        .map(|e| Ok((e.name.clone(), e.note.clone(), Dataset::open(&e.data, "test")?)))
+        .map(|e| {
+            let mut data = Dataset::open(&e.data, "test")?;
+            eval::caption_labels(&mut data);
+            data.truth()?;
+            Ok((e.name.clone(), e.note.clone(), data))
+        })
         .collect::<Result<_>>()?;
-    let run = RunDir::open(&out, args.resume)?;
+    let (shape, _, _) = &parts.folder;
+    let model = match parts.start {
+        Some(clip) => DualEncoder::of(clip.model, config.loss),
+        None => DualEncoder::init(shape, config.model.start, config.loss, config.seed, &training),
+    };
+    config.optim.check_paths(&model)?;
     let record = serde_json::to_value(&config)?;
+    let run = RunDir::open(&out, args.resume)?;
+    run.accepts(&record)?;
+    if args.resume && run.latest().is_none() {
+        let out = out.display();
+        output::note(&format!("{out}: no checkpoint yet; starting from the beginning"));
+    }
     write_file(&run.file("config.toml"), &mut |w| {
         let text = toml::to_string_pretty(&config).map_err(std::io::Error::other)?;
         w.write_all(text.as_bytes())
@@ -148,11 +176,6 @@ pub fn run(args: Args, device_name: &str, device: &Device) -> Result<ExitCode> {
         serde_json::to_writer_pretty(w, &about).map_err(std::io::Error::from)
     })?;
 
-    let (shape, _, _) = &parts.folder;
-    let model = match parts.start {
-        Some(clip) => DualEncoder::of(clip.model, config.loss),
-        None => DualEncoder::init(shape, config.model.start, config.loss, config.seed, &training),
-    };
     let trainer = Trainer {
         run: &run,
         train: &config.train,
@@ -162,7 +185,8 @@ pub fn run(args: Args, device_name: &str, device: &Device) -> Result<ExitCode> {
     };
     let began = std::time::Instant::now();
     if let Ending::Stopped(step) = trainer.run(&task, model, device)? {
-        eprintln!("stopped after step {step}; go on with --resume --out {}", out.display());
+        let out = out.display();
+        output::note(&format!("stopped after step {step}; go on with --resume --out {out}"));
         return Ok(ExitCode::from(130));
     }
     let seconds = began.elapsed().as_secs_f64();
@@ -171,7 +195,7 @@ pub fn run(args: Args, device_name: &str, device: &Device) -> Result<ExitCode> {
     let clip = ClipFolder::open(&run.model(), device)?;
     let mut measured = Vec::new();
     for (name, note, data) in &evals {
-        let features = eval::features(&clip, data)?;
+        let features = eval::features(&clip, data, &run.model())?;
         measured.push(Measured::new(&clip, name, note, data, features)?);
     }
     let metrics: serde_json::Map<String, serde_json::Value> = measured

@@ -25,7 +25,7 @@ pub struct Args {
     #[command(flatten)]
     templates: TemplateChoice,
     /// How many labels to print for each picture.
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = output::count)]
     top_k: usize,
     /// Print one JSON document.
     #[arg(long)]
@@ -54,8 +54,9 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     let labels = args.labels.read()?;
     let templates = args.templates.read()?;
     let clip = ClipFolder::open(&args.model, device)?;
-    let features = embed_pictures(&clip, &args.image)?;
-    let classifier = Classifier::new(&clip, &labels, &templates)?;
+    let features = embed_pictures(&clip, &args.image).map_err(output::blame(&args.model))?;
+    let classifier =
+        Classifier::new(&clip, &labels, &templates).map_err(output::blame(&args.model))?;
     let logits = features.matmul(classifier.weights.clone().transpose()) * clip.model.scale();
     let probabilities: Vec<f32> = zero_shot::probabilities(logits).into_data().iter().collect();
     let predictions: Vec<Prediction> = args

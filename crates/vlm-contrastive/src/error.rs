@@ -71,6 +71,11 @@ pub enum Error {
     /// There is nothing to measure.
     #[error("{0}: nothing to measure; give at least one item with a true answer")]
     NothingToMeasure(&'static str),
+    /// A model whose features are no numbers.
+    #[error(
+        "the model's features of the {0} are no numbers; its weights are damaged or a training went wrong: fetch or train it again"
+    )]
+    Features(&'static str),
     /// Features do not come back from the device as 32-bit floats.
     #[error("cannot read scores from the device: {0}")]
     Device(String),

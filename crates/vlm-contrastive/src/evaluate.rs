@@ -17,7 +17,7 @@ const TEXTS: usize = 256;
 /// L2-normalised features of pictures, `[pictures, dim]`. At most 64 are decoded at a time.
 ///
 /// # Errors
-/// The first picture that cannot be read, in order.
+/// The first picture that cannot be read, in order; a model that gives no numbers.
 pub fn embed_pictures(clip: &ClipFolder, paths: &[PathBuf]) -> Result<Tensor<2>, Error> {
     let device = clip.model.logit_scale.device();
     let mut parts = Vec::new();
@@ -34,20 +34,26 @@ pub fn embed_pictures(clip: &ClipFolder, paths: &[PathBuf]) -> Result<Tensor<2>,
     if parts.is_empty() {
         return Err(Error::NoPictures);
     }
-    Ok(Tensor::cat(parts, 0))
+    finite(Tensor::cat(parts, 0), "pictures")
+}
+
+/// Refuses features that have no direction and so no similarity.
+fn finite(features: Tensor<2>, what: &'static str) -> Result<Tensor<2>, Error> {
+    let sum: f32 = features.clone().abs().sum().into_scalar();
+    if sum.is_finite() { Ok(features) } else { Err(Error::Features(what)) }
 }
 
 /// L2-normalised features of texts, `[texts, dim]`.
 ///
 /// # Errors
-/// If there is none, or the tokenizer fails.
+/// If there is none, the tokenizer fails, or the model gives no numbers.
 pub fn embed_texts(clip: &ClipFolder, texts: &[String]) -> Result<Tensor<2>, Error> {
     let parts =
         texts.chunks(TEXTS).map(|texts| clip.encode_texts(texts)).collect::<Result<Vec<_>, _>>()?;
     if parts.is_empty() {
         return Err(Error::NoTexts);
     }
-    Ok(Tensor::cat(parts, 0))
+    finite(Tensor::cat(parts, 0), "texts")
 }
 
 /// A zero-shot classifier: one direction a label.

@@ -33,15 +33,15 @@ pub fn clamp_log_scale(value: f32) -> f32 {
     value.clamp(0.0, MAX_LOG_SCALE)
 }
 
-/// The loss in nats that a model without any knowledge (every similarity 0) has on `n` pairs:
-/// `ln n` for InfoNCE; for the sigmoid loss, with its starting bias `b`,
-/// `softplus(−b) + (n − 1)·softplus(b)`.
-pub fn theoretical_start(loss: Loss, n: usize) -> f32 {
+/// The loss in nats that a model without any knowledge (every similarity 0) has on `n` images
+/// and `m` texts: `(ln n + ln m) / 2` for InfoNCE; for the sigmoid loss, with its starting bias
+/// `b` and one text for each image, `softplus(−b) + (m − 1)·softplus(b)`.
+pub fn theoretical_start(loss: Loss, n: usize, m: usize) -> f32 {
     let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
     let bias = f64::from(SIGMOID_BIAS);
     let loss = match loss {
-        Loss::InfoNce => (n as f64).ln(),
-        Loss::Sigmoid => softplus(-bias) + (n as f64 - 1.0) * softplus(bias),
+        Loss::InfoNce => ((n as f64).ln() + (m as f64).ln()) / 2.0,
+        Loss::Sigmoid => softplus(-bias) + (m as f64 - 1.0) * softplus(bias),
     };
     loss as f32
 }

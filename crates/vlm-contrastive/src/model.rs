@@ -19,13 +19,7 @@ pub struct DualEncoder {
 
 impl DualEncoder {
     /// A new model; the scale starts where the loss wants it.
-    pub fn init(
-        config: &ClipConfig,
-        start: Start,
-        loss: Loss,
-        seed: u64,
-        device: &Device,
-    ) -> Self {
+    pub fn init(config: &ClipConfig, start: Start, loss: Loss, seed: u64, device: &Device) -> Self {
         let mut config = config.clone();
         if loss == Loss::Sigmoid {
             config.logit_scale_init_value = f64::from(SIGMOID_LOG_SCALE);

@@ -40,6 +40,26 @@ impl Default for BatchConfig {
     }
 }
 
+impl BatchConfig {
+    /// Looks for values that make no sense, to be called before any data is read.
+    ///
+    /// # Errors
+    /// The first such value, with what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        // Beyond any machine, and small enough that no product of two overflows.
+        for (name, value, least, most) in [
+            ("size", self.size, 1, 1 << 24),
+            ("extra_texts", self.extra_texts, 0, 1 << 24),
+            ("workers", self.workers, 0, 256),
+        ] {
+            if !(least..=most).contains(&value) {
+                return Err(format!("{name} is {value}; it must be from {least} to {most}"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Trains a [`DualEncoder`] on pictures and captions.
 pub struct ContrastiveTask {
     data: Arc<Dataset>,
@@ -243,10 +263,8 @@ impl Task for ContrastiveTask {
     }
 
     fn expected_start(&self) -> Option<f64> {
-        Some(f64::from(loss::theoretical_start(
-            self.loss,
-            self.batch.size + self.batch.extra_texts,
-        )))
+        let (pictures, texts) = (self.batch.size, self.batch.size + self.batch.extra_texts);
+        Some(f64::from(loss::theoretical_start(self.loss, pictures, texts)))
     }
 }
 

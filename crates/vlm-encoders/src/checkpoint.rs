@@ -54,9 +54,11 @@ pub struct Named {
 }
 
 /// Transposes `[rows, cols]` in tiles that fit the cache.
-fn transpose(data: TensorData, rows: usize, cols: usize) -> Result<TensorData, String> {
+fn transpose(data: TensorData, rows: usize, cols: usize) -> TensorData {
     const TILE: usize = 32;
-    let source = data.as_slice::<f32>().map_err(|e| format!("{e:?}"))?;
+    // A module on a device of half precision hands out halves.
+    let data = data.convert::<f32>();
+    let Ok(source) = data.as_slice::<f32>() else { unreachable!("converted just above") };
     let mut target = vec![0f32; source.len()];
     for r0 in (0..rows).step_by(TILE) {
         for c0 in (0..cols).step_by(TILE) {
@@ -67,7 +69,7 @@ fn transpose(data: TensorData, rows: usize, cols: usize) -> Result<TensorData, S
             }
         }
     }
-    Ok(TensorData::new(target, [cols, rows]))
+    TensorData::new(target, [cols, rows])
 }
 
 /// Loads every parameter of `module` from `files`; `names(path)` says where each lies.
@@ -99,7 +101,7 @@ pub fn load<M: Module>(
     }
     mismatch.surplus = files
         .names()
-        .filter(|name| !wanted.contains(*name) && !name.ends_with("position_ids"))
+        .filter(|name| !wanted.contains(*name) && !name.ends_with(".embeddings.position_ids"))
         .map(str::to_owned)
         .collect();
     if !mismatch.is_empty() {
@@ -109,10 +111,7 @@ pub fn load<M: Module>(
         let Named { name, layout } = names(path);
         let data = files.read(&name)?;
         let data = if layout.turns() {
-            transpose(data, shape[1], shape[0]).map_err(|reason| Error::Config {
-                path: files.path().to_owned(),
-                reason: format!("tensor `{name}`: {reason}"),
-            })?
+            transpose(data, shape[1], shape[0])
         } else {
             TensorData::from_bytes(data.into_bytes(), shape.to_vec(), burn::tensor::DType::F32)
         };
@@ -165,10 +164,7 @@ fn plan<'a, M: Module>(
         let (path, layout) = &places[name];
         let data = params::read_one(module, path);
         let shape = data.shape().to_vec();
-        match layout.turns().then(|| transpose(data.clone(), shape[0], shape[1])) {
-            Some(Ok(turned)) => turned,
-            _ => data,
-        }
+        if layout.turns() { transpose(data, shape[0], shape[1]) } else { data }
     };
     (specs, values)
 }

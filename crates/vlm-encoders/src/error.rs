@@ -65,6 +65,8 @@ impl Mismatch {
 
 impl std::fmt::Display for Mismatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // One line of a message; the fields hold all.
+        const SHOWN: usize = 32;
         let shapes: Vec<String> = self
             .misshapen
             .iter()
@@ -77,7 +79,14 @@ impl std::fmt::Display for Mismatch {
         ]
         .iter()
         .filter(|(_, names)| !names.is_empty())
-        .map(|(what, names)| format!("{} {what}: {}", names.len(), names.join(", ")))
+        .map(|(what, names)| {
+            let shown = names[..names.len().min(SHOWN)].join(", ");
+            let more = match names.len().saturating_sub(SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("{} {what}: {shown}{more}", names.len())
+        })
         .collect();
         f.write_str(&parts.join("; "))
     }

@@ -32,13 +32,18 @@ impl ClipFolder {
         let images = ImageProcessor::from_dir(dir)?;
         let tokenizer = Tokenizer::from_dir(dir)?;
         let files = TensorFiles::open_dir(dir, "model")?;
-        check_layers(&config, &files)?;
         let bad = |reason: String| Error::Config { path: dir.join("config.json"), reason };
         if tokenizer.vocab_size() > config.text.vocab_size {
             return Err(bad(format!(
                 "vocab_size is {}, but tokenizer.json has {} tokens",
                 config.text.vocab_size,
                 tokenizer.vocab_size()
+            )));
+        }
+        if config.vision.num_channels != 3 {
+            return Err(bad(format!(
+                "num_channels is {}, but preprocessor_config.json makes pictures of 3 channels",
+                config.vision.num_channels
             )));
         }
         let side = config.vision.image_size;
@@ -72,7 +77,7 @@ impl ClipFolder {
         let path = dir.join("config.json");
         let json = self
             .config
-            .to_json()
+            .to_json(float)
             .map_err(|e| Error::Config { path: path.clone(), reason: e.to_string() })?;
         write_file(&path, &mut |w| {
             serde_json::to_writer_pretty(w, &json).map_err(std::io::Error::from)
@@ -104,30 +109,6 @@ impl ClipFolder {
     }
 }
 
-/// Compares the number of layers with the file's before a module of that many is built.
-fn check_layers(config: &ClipConfig, files: &TensorFiles) -> Result<(), Error> {
-    for (tower, layers) in [
-        ("vision_model", config.vision.num_hidden_layers),
-        ("text_model", config.text.num_hidden_layers),
-    ] {
-        let prefix = format!("{tower}.encoder.layers.");
-        let found = files
-            .names()
-            .filter_map(|name| name.strip_prefix(&prefix)?.split('.').next()?.parse::<usize>().ok())
-            .max()
-            .map_or(0, |last| last + 1);
-        if layers > 2 * found + 16 {
-            return Err(Error::Config {
-                path: files.path().to_owned(),
-                reason: format!(
-                    "config.json wants {layers} layers in {tower}, the file has {found}"
-                ),
-            });
-        }
-    }
-    Ok(())
-}
-
 /// Stacks pictures to `[batch, channels, height, width]`.
 ///
 /// # Panics
@@ -142,8 +123,9 @@ pub fn batch_pixels(pictures: &[Pixels], device: &Device) -> Tensor<4> {
     Tensor::from_data(TensorData::new(data, [pictures.len(), 3, h, w]), device)
 }
 
-/// The place of each text's end token: the first `eos`, or the largest id where `eos` is the
-/// legacy value 2.
+/// The place of each text's end token: the first `eos`, or the first of the largest id where
+/// `eos` is the legacy value 2. A text without an end token is pooled at its start, as
+/// transformers does.
 pub fn end_places(batch: &text::Batch, eos: i64) -> Vec<i64> {
     batch
         .ids
@@ -151,7 +133,7 @@ pub fn end_places(batch: &text::Batch, eos: i64) -> Vec<i64> {
         .map(|row| {
             let largest = row.iter().max();
             let wanted = if eos == 2 { largest } else { Some(&eos) };
-            row.iter().position(|id| Some(id) == wanted).unwrap_or(row.len() - 1) as i64
+            row.iter().position(|id| Some(id) == wanted).unwrap_or(0) as i64
         })
         .collect()
 }

@@ -46,11 +46,15 @@ impl VisionTower {
         }
     }
 
-    /// Cuts `[batch, channels, height, width]` into `[batch, patches, channels · patch²]`, row by row.
+    /// Cuts `[batch, channels, height, width]` into `[batch, patches, channels · patch²]`, row by
+    /// row. What is left over to the right and below is not looked at, as in a convolution.
     fn cut(&self, pixels: Tensor<4>) -> Tensor<3> {
         let [b, c, h, w] = pixels.dims();
         let p = self.patch;
         let (rows, cols) = (h / p, w / p);
+        let whole = h == rows * p && w == cols * p;
+        let pixels =
+            if whole { pixels } else { pixels.narrow(2, 0, rows * p).narrow(3, 0, cols * p) };
         pixels.reshape([b, c, rows, p, cols, p]).permute([0, 2, 4, 1, 3, 5]).reshape([
             b,
             rows * cols,

@@ -22,13 +22,6 @@ fn trained() -> Tokenizer {
     train_clip_bpe(corpus.lines().map(String::from), 700, 24).unwrap()
 }
 
-/// Step one of making the goldens; run with `--ignored` after a change to the training.
-#[test]
-#[ignore = "rewrites the golden tokenizer"]
-fn rewrite_the_golden_tokenizer() {
-    trained().save(&dir()).unwrap();
-}
-
 #[test]
 fn training_gives_the_golden_files_to_the_byte() {
     let out = tempfile::tempdir().unwrap();

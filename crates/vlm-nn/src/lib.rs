@@ -20,6 +20,8 @@
 //! assert_eq!(stack.forward(x, None).dims(), [1, 5, 32]);
 //! ```
 #![warn(missing_docs)]
+// burn-tch is marked deprecated in Burn 0.22, which is also its last release; it stays supported here.
+#![cfg_attr(feature = "tch", allow(deprecated))]
 
 mod attention;
 mod block;

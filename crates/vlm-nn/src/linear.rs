@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
+use crate::ops;
 use crate::params::blank;
 
 /// `y = x W + b`.
@@ -25,12 +26,6 @@ impl Linear {
 
     /// `[..., in]` to `[..., out]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let mut dims = x.dims();
-        let rows = dims[..D - 1].iter().product();
-        let x = x.reshape([rows, dims[D - 1]]);
-        let bias = self.bias.as_ref().map(Param::val);
-        let y = burn::tensor::module::linear(x, self.weight.val(), bias);
-        dims[D - 1] = y.dims()[1];
-        y.reshape(dims)
+        ops::linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
     }
 }

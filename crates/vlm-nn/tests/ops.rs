@@ -95,6 +95,57 @@ fn check<const D: usize, const E: usize>(
 }
 
 #[test]
+fn linear() {
+    let bias = |x: &[Tensor<2>]| {
+        let [_, m] = x[2].dims();
+        x[2].clone().reshape([m])
+    };
+    for (n, k, m) in [(3, 8, 5), (130, 33, 70), (1, 17, 1), (300, 200, 190)] {
+        let shapes = [[n, k], [k, m], [1, m]];
+        let plain = |x: &[Tensor<2>]| x[0].clone().matmul(x[1].clone()) + x[2].clone();
+        check(
+            "linear",
+            &shapes,
+            &|x| ops::linear(x[0].clone(), x[1].clone(), Some(bias(x))),
+            &plain,
+        );
+        let plain = |x: &[Tensor<2>]| x[0].clone().matmul(x[1].clone());
+        check(
+            "linear, no bias",
+            &shapes[..2],
+            &|x| ops::linear(x[0].clone(), x[1].clone(), None),
+            &plain,
+        );
+        // Views: neither matrix lies in its buffer row by row.
+        let views = [[k, n + 2], [m, k], [1, m]];
+        let cut = |x: &Tensor<2>| x.clone().transpose().narrow(0, 1, n);
+        check(
+            "linear of views",
+            &views,
+            &|x| ops::linear(cut(&x[0]), x[1].clone().transpose(), Some(bias(x))),
+            &|x| cut(&x[0]).matmul(x[1].clone().transpose()) + x[2].clone(),
+        );
+    }
+}
+
+#[test]
+fn frozen_parts_of_a_linear_map_get_no_gradient() {
+    for device in devices() {
+        let auto = device.clone().autodiff();
+        for tracked in 0..3 {
+            let mut parts =
+                [input([4, 6], 0, &auto), input([6, 5], 1, &auto), input([1, 5], 2, &auto)];
+            parts[tracked] = parts[tracked].clone().require_grad();
+            let [x, w, b] = parts.clone();
+            let grads = ops::linear(x, w, Some(b.reshape([5]))).sum().backward();
+            for (i, part) in parts.iter().enumerate() {
+                assert_eq!(part.grad(&grads).is_some(), i == tracked, "part {i}");
+            }
+        }
+    }
+}
+
+#[test]
 fn layer_norm() {
     let plain = |x: &[Tensor<2>]| {
         let [n, d] = x[0].dims();
@@ -313,5 +364,22 @@ fn adamw_follows_the_paper() {
             (param, moments) = ops::adamw_step(param, grad, moments, step);
         }
         close("adamw", &host(param), &p.map(|x| x as f32), 1e-6);
+    }
+}
+
+#[test]
+fn averages_and_squares() {
+    for device in devices() {
+        // Over one chunk and the next, and through a view.
+        for n in [1, 7, 40_001] {
+            let (a, b) = (input([n], 0, &device), input([n, 1], 1, &device).reshape([n]));
+            let want = host(a.clone() * 0.9 + b.clone() * 0.1);
+            close("average", &host(ops::average(a.clone(), b.clone(), 0.9)), &want, 1e-6);
+            let square: f64 = host(a.clone()).iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+            close("square", &host(ops::square_sum(a)), &[square as f32], 1e-5);
+        }
+        let x = input([6, 5], 3, &device);
+        let (x, want) = (x.clone().transpose(), host((x.clone() * x).sum()));
+        close("square of a view", &host(ops::square_sum(x)), &want, 1e-5);
     }
 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::Error;
 
 /// Writes a file through a temporary one beside it: written, synced, then renamed. Whatever
-/// happens on the way, an earlier file of that name stays as it was.
+/// happens on the way, an earlier file of that name stays as it was. What is no file but a pipe
+/// or a device is written to directly.
 ///
 /// # Errors
 /// What the operating system or `fill` reports.
@@ -15,6 +16,15 @@ pub fn write_file(
     path: &Path,
     fill: &mut dyn FnMut(&mut dyn Write) -> std::io::Result<()>,
 ) -> Result<(), Error> {
+    // A pipe or a device (`/dev/stdout`) is written to; a rename would put a file in its place.
+    if fs::metadata(path).is_ok_and(|about| !about.is_file() && !about.is_dir()) {
+        let mut attempt = || {
+            let mut writer = BufWriter::new(fs::OpenOptions::new().write(true).open(path)?);
+            fill(&mut writer)?;
+            writer.flush()
+        };
+        return attempt().map_err(Error::io(path));
+    }
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
@@ -142,6 +152,19 @@ mod tests {
         assert!(message.contains("free some space") && !message.contains('\n'), "{message}");
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_device_is_written_to_and_stays_one() {
+        use std::os::unix::fs::FileTypeExt;
+        let link = tempfile::tempdir().unwrap();
+        // Through a link, so that a mistake here cannot harm the machine.
+        let path = link.path().join("full");
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let message = write_file(&path, &mut |w| w.write_all(b"x")).unwrap_err().to_string();
+        assert!(message.contains("free some space"), "{message}");
+        assert!(fs::metadata(&path).unwrap().file_type().is_char_device());
     }
 
     #[test]

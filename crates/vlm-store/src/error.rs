@@ -45,8 +45,15 @@ impl Error {
         move |source| Error::Io { path: path.to_owned(), source }
     }
 
+    /// The reason may quote the file, which may hold anything: it is put on one short line.
     pub(crate) fn damaged(path: &Path, reason: impl Into<String>) -> Error {
-        Error::Damaged { path: path.to_owned(), reason: reason.into() }
+        let reason: String = reason.into();
+        let mut line: String =
+            reason.chars().take(400).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        if line.len() < reason.len() {
+            line.push('…');
+        }
+        Error::Damaged { path: path.to_owned(), reason: line }
     }
 }
 

@@ -1,15 +1,21 @@
 //! The safetensors header, checked in full before anything is allocated.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use crate::Error;
 
 /// The format's own limit.
-const MAX_HEADER: u64 = 100_000_000;
+pub(crate) const MAX_HEADER: u64 = 100_000_000;
+/// More dimensions than PyTorch has.
+const MAX_RANK: usize = 64;
+/// Longer than any path of modules; longer or broken names would spoil the messages they are in.
+const MAX_NAME: usize = 1000;
 
 /// Where a tensor lies in the file.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +33,41 @@ struct Raw {
     dtype: String,
     shape: Vec<u64>,
     data_offsets: [u64; 2],
+}
+
+/// The header as it stands in the file.
+struct Header(BTreeMap<String, Raw>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with an entry for each tensor")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let mut entries = BTreeMap::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "__metadata__" {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                    let fail = |e: A::Error| A::Error::custom(format!("tensor `{name}`: {e}"));
+                    let raw: Raw = map.next_value().map_err(fail)?;
+                    // Which of two was meant is anybody's guess; a map would keep the last.
+                    if entries.contains_key(&name) {
+                        return Err(A::Error::custom(format!("tensor `{name}` is there twice")));
+                    }
+                    entries.insert(name, raw);
+                }
+                Ok(Header(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
 }
 
 /// Bits of a value of a type.
@@ -64,17 +105,20 @@ pub(crate) fn read(
     }
     let mut json = vec![0u8; len as usize];
     file.read_exact(&mut json).map_err(Error::io(path))?;
-    let raw: BTreeMap<String, serde_json::Value> =
-        serde_json::from_slice(&json).map_err(|e| bad(format!("the header is not JSON ({e})")))?;
+    let Header(raw) = serde_json::from_slice(&json)
+        .map_err(|e| bad(format!("the header is not a list of tensors in JSON ({e})")))?;
+    drop(json);
     let mut entries = BTreeMap::new();
     let mut spans = Vec::new();
     let room = size - 8 - len;
-    for (name, value) in raw {
-        if name == "__metadata__" {
-            continue;
+    for (name, raw) in raw {
+        if name.len() > MAX_NAME || name.chars().any(char::is_control) {
+            return Err(bad(format!("no tensor can be called `{name}`")));
         }
-        let raw: Raw = serde_json::from_value(value)
-            .map_err(|e| bad(format!("the header's entry `{name}` is malformed ({e})")))?;
+        if raw.shape.len() > MAX_RANK {
+            let rank = raw.shape.len();
+            return Err(bad(format!("tensor `{name}` claims {rank} dimensions")));
+        }
         let [start, end] = raw.data_offsets;
         let bits = bits(&raw.dtype)
             .ok_or_else(|| bad(format!("tensor `{name}` has the unknown type {}", raw.dtype)))?;

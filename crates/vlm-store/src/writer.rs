@@ -125,7 +125,8 @@ pub fn write_tensors(
 
 /// Writes `NAME.safetensors`, or shards of at most `max_bytes` with their index.
 ///
-/// A tensor that is larger by itself gets a shard of its own.
+/// A tensor that is larger by itself gets a shard of its own. An earlier model of that name goes
+/// once the new one is complete, since a single file would hide an index beside it.
 ///
 /// # Errors
 /// What the operating system reports.
@@ -151,8 +152,11 @@ pub fn write_sharded(
             last.push(spec.clone());
         }
     }
-    if let [single] = shards.as_slice() {
-        return write_tensors(&dir.join(format!("{name}.safetensors")), float, &[], single, values);
+    let single = dir.join(format!("{name}.safetensors"));
+    let index_file = dir.join(format!("{name}.safetensors.index.json"));
+    if let [shard] = shards.as_slice() {
+        write_tensors(&single, float, &[], shard, values)?;
+        return remove(&index_file);
     }
     let count = shards.len();
     let mut map = BTreeMap::new();
@@ -163,7 +167,15 @@ pub fn write_sharded(
     }
     // Last, so that an index never names a shard that is not there.
     let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
-    write_file(&dir.join(format!("{name}.safetensors.index.json")), &mut |w| {
+    write_file(&index_file, &mut |w| {
         serde_json::to_writer_pretty(w, &index).map_err(std::io::Error::from)
-    })
+    })?;
+    remove(&single)
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(e)),
+        _ => Ok(()),
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
+use vlm_nn::ops::average;
 use vlm_nn::params::PathStack;
 
 /// Averaged weights, by parameter path.
@@ -37,7 +38,7 @@ impl Average {
                 let value = value.reshape([len]);
                 let path = self.0.path();
                 let next = match self.1.values.remove(&path) {
-                    Some(old) => old.mul_scalar(self.2) + value.mul_scalar(1.0 - self.2),
+                    Some(old) => average(old, value, self.2),
                     None => value,
                 };
                 self.1.values.insert(path, next);

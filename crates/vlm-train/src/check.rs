@@ -9,7 +9,7 @@ use crate::{Error, Grads};
 /// How much of a part of the model trains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Freedom {
-    /// The first field of the paths.
+    /// The start that its paths have in common.
     pub part: String,
     /// Values that train.
     pub trainable: usize,
@@ -28,20 +28,41 @@ impl Freedom {
     }
 }
 
-/// Counts values by the first field of their paths, in field order.
+/// Counts values by the parts of a model, in field order: by its fields, and where one field
+/// holds nearly everything, by the fields of that one.
 pub fn describe<M: Module>(model: &M) -> Vec<Freedom> {
-    let mut parts: Vec<Freedom> = Vec::new();
-    for param in params::list(model) {
-        let part = param.path.split('.').next().unwrap_or_default();
-        if parts.last().is_none_or(|last| last.part != part) {
-            parts.push(Freedom { part: part.to_owned(), trainable: 0, total: 0 });
+    let list = params::list(model);
+    let whole: usize = list.iter().map(params::ParamInfo::len).sum();
+    let mut opened: Vec<String> = Vec::new();
+    loop {
+        let mut parts: Vec<Freedom> = Vec::new();
+        for param in &list {
+            let part = part_of(&param.path, &opened);
+            if parts.last().is_none_or(|last| last.part != part) {
+                parts.push(Freedom { part: part.to_owned(), trainable: 0, total: 0 });
+            }
+            if let Some(last) = parts.last_mut() {
+                last.total += param.len();
+                last.trainable += if param.trainable { param.len() } else { 0 };
+            }
         }
-        if let Some(last) = parts.last_mut() {
-            last.total += param.len();
-            last.trainable += if param.trainable { param.len() } else { 0 };
+        match parts.iter().find(|part| part.total * 20 > whole * 19) {
+            // A single parameter cannot be opened.
+            Some(most) if list.iter().all(|param| param.path != most.part) => {
+                opened.push(most.part.clone());
+            }
+            _ => return parts,
         }
     }
-    parts
+}
+
+/// The first field of a path, or further ones below those in `opened`.
+fn part_of<'a>(path: &'a str, opened: &[String]) -> &'a str {
+    let mut end = path.find('.').unwrap_or(path.len());
+    while opened.iter().any(|part| part == &path[..end]) && end < path.len() {
+        end = path[end + 1..].find('.').map_or(path.len(), |dot| end + 1 + dot);
+    }
+    &path[..end]
 }
 
 /// Refuses gradients that are missing, zero or where none should be.

@@ -1,6 +1,6 @@
 //! What a run needs to go on exactly where it stood.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
@@ -38,6 +38,41 @@ pub struct Checkpoint {
     pub optimizer: BTreeMap<String, TensorData>,
     /// Averaged weights by path; empty without averaging.
     pub average: BTreeMap<String, TensorData>,
+}
+
+impl Progressed {
+    /// Whether the run has this configuration; `path` is the checkpoint, for the message.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] with the first difference.
+    pub fn belongs_to(&self, path: &Path, config: &serde_json::Value) -> Result<(), Error> {
+        match difference("", &self.config, config) {
+            None => Ok(()),
+            Some(what) => Err(Error::Foreign {
+                path: path.to_owned(),
+                reason: format!("the configuration differs: {what}"),
+            }),
+        }
+    }
+}
+
+/// The first place where two configurations differ.
+fn difference(place: &str, a: &serde_json::Value, b: &serde_json::Value) -> Option<String> {
+    use serde_json::Value::Object;
+    if let (Object(a), Object(b)) = (a, b) {
+        let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+        let null = serde_json::Value::Null;
+        return keys.into_iter().find_map(|key| {
+            let place = if place.is_empty() { key.clone() } else { format!("{place}.{key}") };
+            difference(&place, a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null))
+        });
+    }
+    (a != b).then(|| format!("{place} was {a} and is {b}"))
+}
+
+/// The step in a checkpoint's name.
+pub(crate) fn step_of(name: &str) -> Option<u64> {
+    name.strip_prefix("step-")?.parse().ok()
 }
 
 const STATE: &str = "state.json";
@@ -79,12 +114,7 @@ impl Checkpoint {
     /// # Errors
     /// If a file is missing or damaged.
     pub fn read(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join(STATE);
-        let text = std::fs::read(&path).map_err(Error::io(&path))?;
-        let progressed = serde_json::from_slice(&text).map_err(|e| Error::Foreign {
-            path: path.clone(),
-            reason: format!("not a checkpoint's state ({e})"),
-        })?;
+        let progressed = Self::progressed(dir)?;
         let mut parts = PARTS.iter().map(|name| {
             let files = TensorFiles::open_file(&dir.join(format!("{name}.safetensors")))?;
             files
@@ -96,13 +126,25 @@ impl Checkpoint {
         Ok(Checkpoint { progressed, weights: next()?, optimizer: next()?, average: next()? })
     }
 
+    /// Reads only where the run stands.
+    ///
+    /// # Errors
+    /// If the file is missing or damaged.
+    pub fn progressed(dir: &Path) -> Result<Progressed, Error> {
+        let path = dir.join(STATE);
+        let text = std::fs::read(&path).map_err(Error::io(&path))?;
+        serde_json::from_slice(&text).map_err(|e| {
+            let reason = format!("not a checkpoint's state ({e})");
+            Error::Foreign { path, reason }
+        })
+    }
+
     /// The checkpoints of a folder with their steps, oldest first.
     pub fn list(dir: &Path) -> Vec<(u64, PathBuf)> {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
         let mut found: Vec<(u64, PathBuf)> = entries
             .filter_map(|entry| {
-                let name = entry.file_name();
-                let step = name.to_str()?.strip_prefix("step-")?.parse().ok()?;
+                let step = step_of(entry.file_name().to_str()?)?;
                 Some((step, entry.path()))
             })
             .collect();

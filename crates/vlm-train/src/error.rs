@@ -24,8 +24,14 @@ pub enum Error {
     /// The output folder holds a run already.
     #[error("{}: already holds a run; add --resume to go on with it, or choose another --out", .0.display())]
     Occupied(PathBuf),
+    /// The output folder holds something else.
+    #[error("{}: is not empty and holds no run; choose another --out", .0.display())]
+    NotEmpty(PathBuf),
+    /// The output folder is a file.
+    #[error("{}: is a file, and a run needs a folder; choose another --out", .0.display())]
+    NotAFolder(PathBuf),
     /// There is nothing to resume.
-    #[error("{}: no checkpoint to resume from; run without --resume", .0.display())]
+    #[error("{}: holds no run to resume; run without --resume", .0.display())]
     NothingToResume(PathBuf),
     /// The checkpoint belongs to another configuration.
     #[error("{}: {reason}; run with the configuration that it was made with, or without --resume", path.display())]
@@ -35,17 +41,17 @@ pub enum Error {
         /// What differs.
         reason: String,
     },
-    /// The loss is not a number any more.
+    /// Loss, gradient or weights are no numbers any more.
     #[error(
-        "step {step} (epoch {epoch}): the loss is {loss}; {kept}; lower the learning rate or clip gradients (optim.clip)"
+        "step {step} (epoch {epoch}): {what}; {kept}; lower the learning rate (optim.lr) or clip gradients (optim.clip)"
     )]
     NotFinite {
-        /// The step.
+        /// The step, counted from 1 as in the metrics.
         step: u64,
-        /// The epoch.
+        /// The epoch, counted from 1 as in the progress line.
         epoch: u64,
-        /// The loss.
-        loss: f64,
+        /// What is not finite.
+        what: String,
         /// What is left of the run.
         kept: String,
     },

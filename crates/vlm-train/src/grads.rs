@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Gradients, Tensor};
+use vlm_nn::ops::square_sum;
 
 /// The sum of the gradients of several backward passes, by parameter.
 #[derive(Debug, Default)]
@@ -49,7 +50,7 @@ impl Grads {
         impl ModuleVisitor for Norms<'_> {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 if let Some(grad) = self.0.get::<D>(param.id) {
-                    let square: f32 = (grad.clone() * grad).sum().into_scalar();
+                    let square: f32 = square_sum(grad).into_scalar();
                     self.1.insert(param.id, f64::from(square).sqrt());
                 }
             }

@@ -6,9 +6,9 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use vlm_nn::ops::{AdamWStep, adamw_step};
-use vlm_nn::params::PathStack;
+use vlm_nn::params::{self, PathStack};
 
-use crate::Grads;
+use crate::{Error, Grads, describe};
 
 /// The update rule's settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +43,49 @@ impl Default for OptimConfig {
 }
 
 impl OptimConfig {
+    /// Looks for values that make no sense, to be called before any data is read.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] with the first such value and what is allowed.
+    pub fn check(&self) -> Result<(), Error> {
+        let from_zero = |x: f64| x.is_finite() && x >= 0.0;
+        let reason = if !from_zero(self.lr) {
+            format!("optim.lr is {}; it must be a number from 0 up, such as 1e-3", self.lr)
+        } else if let Some(beta) = self.betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
+            format!("optim.betas has {beta}; each must be from 0 up to, not including, 1")
+        } else if !(self.eps.is_finite() && self.eps > 0.0) {
+            format!("optim.eps is {}; it must be a small number above 0, such as 1e-8", self.eps)
+        } else if !from_zero(self.weight_decay) {
+            format!("optim.weight_decay is {}; it must be a number from 0 up", self.weight_decay)
+        } else if !from_zero(self.clip) {
+            format!("optim.clip is {}; it must be a length, or 0 for no clipping", self.clip)
+        } else if let Some((path, x)) = self.lr_scale.iter().find(|(_, x)| !from_zero(**x)) {
+            format!("optim.lr_scale of `{path}` is {x}; it must be a number from 0 up")
+        } else {
+            return Ok(());
+        };
+        Err(Error::Setting(reason))
+    }
+
+    /// Refuses a factor that fits no parameter: it would be dropped in silence.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] with the start of a path and what there is.
+    pub fn check_paths<M: Module>(&self, model: &M) -> Result<(), Error> {
+        let list = params::list(model);
+        let fits = |start: &String| list.iter().any(|param| param.path.starts_with(start));
+        match self.lr_scale.keys().find(|start| !fits(start)) {
+            None => Ok(()),
+            Some(start) => {
+                let parts: Vec<String> = describe(model).into_iter().map(|p| p.part).collect();
+                let parts = parts.join(", ");
+                Err(Error::Setting(format!(
+                    "optim.lr_scale: no parameter's path begins with `{start}`; there are {parts}"
+                )))
+            }
+        }
+    }
+
     /// The factor on the learning rate of the parameter at `path`.
     pub fn scale_of(&self, path: &str) -> f64 {
         self.lr_scale

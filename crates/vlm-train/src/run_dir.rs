@@ -3,7 +3,25 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::step_of;
 use crate::{Checkpoint, Error};
+
+/// How names of unfinished files and folders begin, here and in `vlm_store`.
+const WRITING: &str = ".writing-";
+
+/// Removes a checkpoint. It loses its name first, so that half of it is never taken for one.
+pub(crate) fn discard(path: &Path) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = path.with_file_name(format!("{WRITING}{name}"));
+    if fs::rename(path, &aside).is_ok() {
+        remove(&aside);
+    }
+}
+
+/// Removes a file or folder. Not being able to tidy up is no reason not to run.
+fn remove(path: &Path) {
+    let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+}
 
 /// `OUT`: `config.toml`, `metrics.jsonl`, `checkpoints/step-N`, `model`, `summary.json`,
 /// `report.html`.
@@ -13,47 +31,64 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Starts a run in a new or empty folder, or takes up the one that is there.
+    /// Starts a run in a new or empty folder, or takes up the one that is there, also one that
+    /// was killed before its first checkpoint.
     ///
     /// # Errors
-    /// If the folder holds another run and `resume` is off, holds files that are no run's,
-    /// or holds nothing and `resume` is on.
+    /// If the folder is a file, holds another run or anything else and `resume` is off, or
+    /// holds no run and `resume` is on.
     pub fn open(root: &Path, resume: bool) -> Result<Self, Error> {
         let run = RunDir { root: root.to_owned() };
+        let dir = run.checkpoints();
+        if root.exists() && !root.is_dir() {
+            return Err(Error::NotAFolder(root.to_owned()));
+        }
         if resume {
-            if run.latest().is_none() {
+            if !dir.is_dir() {
                 return Err(Error::NothingToResume(root.to_owned()));
             }
-        } else if fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_some()) {
+            run.sweep();
+        } else if dir.exists() {
             return Err(Error::Occupied(root.to_owned()));
+        } else if fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(Error::NotEmpty(root.to_owned()));
         }
-        let dir = run.checkpoints();
         fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
-        run.sweep();
         Ok(run)
     }
 
-    /// Removes what a killed process left half-written.
+    /// Removes what a killed process left half-written, and touches nothing else: people keep
+    /// notes beside their runs.
     fn sweep(&self) {
         for dir in [self.root.clone(), self.checkpoints()] {
             for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
                 let name = entry.file_name();
                 let name = name.to_string_lossy();
                 let path = entry.path();
-                if let Some(base) = name.strip_suffix(".old")
-                    && !dir.join(base).exists()
-                {
+                let aside = name
+                    .strip_suffix(".old")
+                    .filter(|base| *base == "model" || step_of(base).is_some());
+                match aside {
                     // Killed between moving the old aside and the new into place.
-                    let _ = fs::rename(&path, dir.join(base));
-                } else if name.starts_with(".writing-") || name.ends_with(".old") {
-                    // Not being able to tidy up is no reason not to run.
-                    let _ = if path.is_dir() {
-                        fs::remove_dir_all(path)
-                    } else {
-                        fs::remove_file(path)
-                    };
+                    Some(base) if !dir.join(base).exists() => {
+                        let _ = fs::rename(&path, dir.join(base));
+                    }
+                    None if !name.starts_with(WRITING) => {}
+                    _ => remove(&path),
                 }
             }
+        }
+    }
+
+    /// Whether the newest checkpoint, if there is one, was made with this configuration; to be
+    /// asked before anything in the folder is changed.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] with the first difference, or a damaged checkpoint.
+    pub fn accepts(&self, config: &serde_json::Value) -> Result<(), Error> {
+        match self.latest() {
+            Some(path) => Checkpoint::progressed(&path)?.belongs_to(&path, config),
+            None => Ok(()),
         }
     }
 
@@ -86,8 +121,7 @@ impl RunDir {
     pub fn prune(&self, keep: usize) {
         let all = Checkpoint::list(&self.checkpoints());
         for (_, path) in all.iter().rev().skip(keep.max(1)) {
-            // An old checkpoint too many is harmless.
-            let _ = fs::remove_dir_all(path);
+            discard(path);
         }
     }
 }

@@ -64,7 +64,8 @@ pub trait Task {
         model
     }
 
-    /// Measures a model that does not track gradients.
+    /// Measures a model that does not track gradients. No metrics: there is nothing to measure
+    /// it on, and the last weights are the ones that are kept.
     ///
     /// # Errors
     /// If validation data cannot be read.

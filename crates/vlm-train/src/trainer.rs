@@ -1,6 +1,7 @@
 //! The loop.
 
-use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::module::Module;
@@ -11,7 +12,7 @@ use vlm_nn::params;
 use crate::{
     AdamW, Average, BoxError, Checkpoint, Error, Grads, MetricsLog, OptimConfig, Optimizer,
     Progress, Progressed, RunDir, Schedule, Shape, StopFlag, Task, Validation, check_gradients,
-    describe,
+    describe, run_dir,
 };
 
 /// How long and how a model is trained; the `[train]` section of a run's file.
@@ -51,6 +52,61 @@ impl Default for TrainConfig {
             checkpoint_every: 0,
             keep: 2,
         }
+    }
+}
+
+impl TrainConfig {
+    /// Looks for values that make no sense, to be called before any data is read.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] with the first such value and what is allowed.
+    pub fn check(&self) -> Result<(), Error> {
+        let reason = if self.epochs == 0 {
+            "train.epochs is 0; train for at least 1".to_owned()
+        } else if self.accumulate == 0 {
+            "train.accumulate is 0; a step needs at least 1 batch".to_owned()
+        } else if !(0.0..1.0).contains(&self.warmup) {
+            format!("train.warmup is {}; it must be from 0 up to, not including, 1", self.warmup)
+        } else if !(0.0..=1.0).contains(&self.final_ratio) {
+            format!("train.final_ratio is {}; it must be from 0 to 1", self.final_ratio)
+        } else if !(0.0..1.0).contains(&self.average) {
+            format!("train.average is {}; it must be from 0 up to, not including, 1", self.average)
+        } else if self.keep == 0 {
+            "train.keep is 0; a run needs at least 1 checkpoint to be resumed".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::Setting(reason))
+    }
+
+    /// The learning rates of a run whose epochs have that many batches.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the run makes no step or more than can be counted, or a rate makes
+    /// no sense.
+    pub fn schedule(&self, peak: f64, batches_per_epoch: usize) -> Result<Schedule, Error> {
+        self.check()?;
+        let (batches, accumulate) = (batches_per_epoch as u64, self.accumulate as u64);
+        // Beyond any life time, and small enough that steps are exact as numbers of a plot.
+        let all = self.epochs.checked_mul(batches).filter(|all| *all < 1 << 50);
+        let total_steps = all.map_or(0, |all| all / accumulate);
+        if total_steps == 0 {
+            return Err(Error::Setting(format!(
+                "train.epochs {} of {batches} batches, {accumulate} a step, make no step or too many; change one of them",
+                self.epochs
+            )));
+        }
+        let warmup_steps = (self.warmup * total_steps as f64).round() as u64;
+        let schedule = Schedule {
+            peak,
+            // A run of one or two steps must still get past its warm-up.
+            warmup_steps: warmup_steps.min(total_steps - 1),
+            total_steps,
+            shape: self.shape,
+            final_ratio: self.final_ratio,
+        };
+        schedule.check().map_err(|e| Error::Setting(format!("optim.lr: {e}")))?;
+        Ok(schedule)
     }
 }
 
@@ -100,26 +156,17 @@ impl Trainer<'_> {
         device: &Device,
     ) -> Result<Ending, Error> {
         let per_epoch = task.batches_per_epoch() as u64;
-        let accumulate = self.train.accumulate.max(1) as u64;
-        let total = self.train.epochs * per_epoch / accumulate;
-        if total == 0 {
-            return Err(Error::Setting(format!(
-                "{} epochs of {per_epoch} batches, {accumulate} a step, make no step; train longer",
-                self.train.epochs
-            )));
-        }
-        let schedule = Schedule {
-            peak: self.optim.lr,
-            warmup_steps: (self.train.warmup * total as f64).round() as u64,
-            total_steps: total,
-            shape: self.train.shape,
-            final_ratio: self.train.final_ratio,
-        };
+        let accumulate = self.train.accumulate as u64;
+        let schedule = self.train.schedule(self.optim.lr, task.batches_per_epoch())?;
+        let total = schedule.total_steps;
         let mut state = self.start(model, device)?;
         self.print_parts(&state.model);
         let mut progress = Progress::new(total, state.at.step, "train");
         let mut batches = task.batches(state.at.epoch, state.at.batch)?;
         let mut first = true;
+        // A checkpoint is known to be good when the step after it has been; until then those
+        // before it stay.
+        let mut unproven = true;
         let mut began = Instant::now();
         while state.at.step < total {
             let mut grads = Grads::default();
@@ -144,8 +191,14 @@ impl Trainer<'_> {
                 state.at.batch += 1;
             }
             let (norm, _) = grads.norms(&state.model);
-            if !loss.is_finite() || !norm.is_finite() {
-                return Err(self.not_finite(&state.at, if loss.is_finite() { norm } else { loss }));
+            if !loss.is_finite() {
+                return Err(self.not_finite(&state.at, format!("the loss is {loss}")));
+            } else if !norm.is_finite() {
+                let what = format!("the length of the gradient is {norm}");
+                return Err(self.not_finite(&state.at, what));
+            }
+            if std::mem::take(&mut unproven) {
+                self.run.prune(self.train.keep);
             }
             if first {
                 check_gradients(&state.model, &grads)?;
@@ -185,18 +238,29 @@ impl Trainer<'_> {
             let stopping = self.stop.is_set();
             if end || due || stopping {
                 self.save(&state)?;
+                unproven = true;
             }
             if stopping && !end {
                 progress.finish();
                 return Ok(Ending::Stopped(state.at.step));
             }
         }
+        self.run.prune(self.train.keep);
         progress.finish();
         Ok(Ending::Finished)
     }
 
     /// A fresh state, or the one of the newest checkpoint.
     fn start<M: Module>(&self, model: M, device: &Device) -> Result<State<M>, Error> {
+        let found = match self.run.latest() {
+            Some(path) => {
+                let checkpoint = Checkpoint::read(&path)?;
+                checkpoint.progressed.belongs_to(&path, &self.config)?;
+                Some((path, checkpoint))
+            }
+            None => None,
+        };
+        let step = found.as_ref().map_or(0, |(_, checkpoint)| checkpoint.progressed.step);
         let mut state = State {
             model,
             rule: AdamW::new(self.optim.clone(), device),
@@ -209,15 +273,12 @@ impl Trainer<'_> {
                 best: None,
                 config: self.config.clone(),
             },
-            log: MetricsLog::open(&self.run.file("metrics.jsonl"), None)
+            // Steps behind the checkpoint will be made again; without one, all of them.
+            log: MetricsLog::open(&self.run.file("metrics.jsonl"), Some(step))
                 .map_err(|e| Error::Task(e.into()))?,
         };
-        let Some(path) = self.run.latest() else { return Ok(state) };
-        let checkpoint = Checkpoint::read(&path)?;
+        let Some((path, checkpoint)) = found else { return Ok(state) };
         let foreign = |reason: String| Error::Foreign { path: path.clone(), reason };
-        if let Some(what) = difference("", &checkpoint.progressed.config, &self.config) {
-            return Err(foreign(format!("the configuration differs: {what}")));
-        }
         let mut weights = checkpoint.weights;
         state.model = params::replace(state.model, &mut |path, shape| {
             let data =
@@ -232,9 +293,7 @@ impl Trainer<'_> {
         if let Some(average) = &mut state.average {
             average.restore(checkpoint.average);
         }
-        state.log = MetricsLog::open(&self.run.file("metrics.jsonl"), Some(state.at.step))
-            .map_err(|e| Error::Task(e.into()))?;
-        eprintln!("resuming from {} (step {})", path.display(), state.at.step);
+        say(&format!("resuming from {} (step {})", path.display(), state.at.step));
         Ok(state)
     }
 
@@ -248,7 +307,16 @@ impl Trainer<'_> {
         if let Some(average) = &state.average {
             model = average.apply(model);
         }
-        let Validation { metrics, score } = task.validate(&model)?;
+        if let Some(path) = not_finite(&model) {
+            return Err(self.bad_weights(&state.at, &path));
+        }
+        let Validation { metrics, score } = task
+            .validate(&model)
+            .map_err(|e| BoxError::from(format!("validation after step {}: {e}", state.at.step)))?;
+        if metrics.is_empty() {
+            // Nothing to choose by: the newest weights are the ones to use.
+            return self.save_model(task, &model);
+        }
         let fields: Vec<(&str, f64)> = metrics.iter().map(|(k, v)| (k.as_str(), *v)).collect();
         write(&mut state.log, &state.at, "val", &fields)?;
         let words: Vec<String> =
@@ -263,14 +331,21 @@ impl Trainer<'_> {
         ));
         if better {
             state.at.best = Some((score, state.at.step));
-            let staged = vlm_store::StagedDir::new(&self.run.model())?;
-            task.save_model(&model, staged.path())?;
-            staged.commit()?;
+            self.save_model(task, &model)?;
         }
         Ok(())
     }
 
+    fn save_model<T: Task>(&self, task: &T, model: &T::Model) -> Result<(), Error> {
+        let staged = vlm_store::StagedDir::new(&self.run.model())?;
+        task.save_model(model, staged.path())?;
+        Ok(staged.commit()?)
+    }
+
     fn save<M: Module>(&self, state: &State<M>) -> Result<(), Error> {
+        if let Some(path) = not_finite(&state.model) {
+            return Err(self.bad_weights(&state.at, &path));
+        }
         let mut weights = Vec::new();
         params::read(&state.model, &mut |path, data: TensorData| {
             weights.push((path.to_owned(), data));
@@ -278,31 +353,42 @@ impl Trainer<'_> {
         let average = state.average.as_ref().map(Average::state).unwrap_or_default();
         let parts = [weights, state.rule.state(), average];
         Checkpoint::write(&self.run.checkpoints(), &state.at, parts)?;
-        self.run.prune(self.train.keep);
         Ok(())
     }
 
-    fn not_finite(&self, at: &Progressed, loss: f64) -> Error {
-        let kept = match self.run.latest() {
-            Some(path) => format!("the last good checkpoint is {}", path.display()),
-            None => "there is no checkpoint yet".to_owned(),
-        };
-        Error::NotFinite { step: at.step, epoch: at.epoch, loss, kept }
+    /// The step after `at` failed.
+    fn not_finite(&self, at: &Progressed, what: String) -> Error {
+        let mut list = Checkpoint::list(&self.run.checkpoints());
+        // What fails at its first step is no good checkpoint; the one before stands in.
+        if let Some((_, bad)) = list.pop_if(|(step, _)| *step == at.step)
+            && !list.is_empty()
+        {
+            run_dir::discard(&bad);
+        }
+        let kept = kept(list.pop());
+        Error::NotFinite { step: at.step + 1, epoch: at.epoch + 1, what, kept }
+    }
+
+    /// The step that led to `at` spoiled the weights.
+    fn bad_weights(&self, at: &Progressed, path: &str) -> Error {
+        let kept = kept(Checkpoint::list(&self.run.checkpoints()).pop());
+        let what = format!("`{path}` has a value that is no number");
+        Error::NotFinite { step: at.step, epoch: at.epoch + 1, what, kept }
     }
 
     /// The table of parts, and what the state takes in memory.
     fn print_parts<M: Module>(&self, model: &M) {
         let parts = describe(model);
         let (mut trainable, mut total) = (0, 0);
-        eprintln!("{:<20} {:>12} {:>12}  state", "part", "values", "trainable");
+        say(&format!("{:<20} {:>12} {:>12}  state", "part", "values", "trainable"));
         for part in &parts {
-            eprintln!(
+            say(&format!(
                 "{:<20} {:>12} {:>12}  {}",
                 part.part,
                 part.total,
                 part.trainable,
                 part.word()
-            );
+            ));
             trainable += part.trainable;
             total += part.total;
         }
@@ -310,11 +396,11 @@ impl Trainer<'_> {
         let copies = if self.train.average > 0.0 { 4 } else { 3 };
         // Weights, and for what trains: gradient, two moments, and the average.
         let bytes = 4 * (total + copies * trainable);
-        eprintln!(
+        say(&format!(
             "{total} values, {share:.1} % trainable; {:.0} MiB for weights, gradients, optimiser{} (activations come on top)",
             bytes as f64 / f64::from(1 << 20),
             if copies == 4 { " and average" } else { "" }
-        );
+        ));
     }
 
     fn print_start<T: Task>(&self, task: &T, at: &Progressed, loss: f64, progress: &mut Progress) {
@@ -331,6 +417,30 @@ impl Trainer<'_> {
     }
 }
 
+/// A line on stderr. Whoever read it may be gone (`2>&1 | head`), which is no reason to stop.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// What is left of a failed run, in words.
+fn kept(checkpoint: Option<(u64, PathBuf)>) -> String {
+    match checkpoint {
+        None => "there is no good checkpoint".to_owned(),
+        Some((_, path)) => format!("the last good checkpoint is {}", path.display()),
+    }
+}
+
+/// The path of the first parameter with a value that is no finite number.
+fn not_finite<M: Module>(model: &M) -> Option<String> {
+    let mut found = None;
+    params::read(model, &mut |path, data: TensorData| {
+        if found.is_none() && !data.iter::<f32>().all(f32::is_finite) {
+            found = Some(path.to_owned());
+        }
+    });
+    found
+}
+
 fn write(
     log: &mut MetricsLog,
     at: &Progressed,
@@ -338,18 +448,4 @@ fn write(
     fields: &[(&str, f64)],
 ) -> Result<(), Error> {
     log.write(at.step, at.epoch, kind, fields).map_err(|e| Error::Task(e.into()))
-}
-
-/// The first place where two configurations differ.
-fn difference(place: &str, a: &serde_json::Value, b: &serde_json::Value) -> Option<String> {
-    use serde_json::Value::Object;
-    if let (Object(a), Object(b)) = (a, b) {
-        let keys: BTreeMap<&String, ()> = a.keys().chain(b.keys()).map(|key| (key, ())).collect();
-        let null = serde_json::Value::Null;
-        return keys.keys().find_map(|key| {
-            let place = if place.is_empty() { (*key).clone() } else { format!("{place}.{key}") };
-            difference(&place, a.get(*key).unwrap_or(&null), b.get(*key).unwrap_or(&null))
-        });
-    }
-    (a != b).then(|| format!("{place} was {a} and is {b}"))
 }

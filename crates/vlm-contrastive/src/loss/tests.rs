@@ -186,9 +186,9 @@ fn extremes_stay_finite() {
 fn start_and_clamp_and_names() {
     let nothing = || matrix(&[[0., 0.]; 5]);
     let nce = info_nce(nothing(), nothing(), scalar(1.0), None);
-    close(&[theoretical_start(Loss::InfoNce, 5)], &host(nce), 1e-6);
+    close(&[theoretical_start(Loss::InfoNce, 5, 5)], &host(nce), 1e-6);
     let sig = sigmoid_loss(nothing(), nothing(), scalar(1.0), scalar(SIGMOID_BIAS), None);
-    close(&[theoretical_start(Loss::Sigmoid, 5)], &host(sig), 1e-6);
+    close(&[theoretical_start(Loss::Sigmoid, 5, 5)], &host(sig), 1e-6);
     let clamped = [-1.0, 2.0, 9.0].map(clamp_log_scale);
     close(&clamped, &[0.0, 2.0, 100f32.ln()], 1e-6);
     close(&[INFO_NCE_LOG_SCALE], &[(1.0f32 / 0.07).ln()], 1e-6);

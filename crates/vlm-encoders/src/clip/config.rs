@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use vlm_nn::{Activation, BlockConfig};
+use vlm_store::Float;
 
 use crate::Error;
 
@@ -178,7 +179,6 @@ const HARMLESS: &[&str] = &[
     "suppress_tokens",
     "task_specific_params",
     "temperature",
-    "text_config_dict",
     "tf_legacy_loss",
     "tie_encoder_decoder",
     "tie_word_embeddings",
@@ -191,7 +191,6 @@ const HARMLESS: &[&str] = &[
     "typical_p",
     "use_bfloat16",
     "use_cache",
-    "vision_config_dict",
 ];
 
 impl ClipConfig {
@@ -217,8 +216,8 @@ impl ClipConfig {
             }
             None => return Err("there is no model_type; supported: clip".into()),
         }
-        let text: TextConfig = tower(value.remove("text_config"), "text_config", true)?;
-        let vision: VisionConfig = tower(value.remove("vision_config"), "vision_config", false)?;
+        let text: TextConfig = tower(&mut value, "text_config", true)?;
+        let vision: VisionConfig = tower(&mut value, "vision_config", false)?;
         let projection_dim = match value.remove("projection_dim") {
             None => 512,
             Some(v) => v.as_u64().ok_or("projection_dim is not a number")? as usize,
@@ -239,8 +238,8 @@ impl ClipConfig {
     /// A sentence that names the number.
     pub fn validate(&self) -> Result<(), String> {
         let (t, v) = (&self.text, &self.vision);
-        // Far beyond any model, and small enough that no product of two overflows.
-        const LIMIT: usize = 1 << 24;
+        // Beyond any model, and small enough that no product of three overflows.
+        const LIMIT: usize = 1 << 20;
         for (name, value) in [
             ("vocab_size", t.vocab_size),
             ("text hidden_size", t.hidden_size),
@@ -284,11 +283,11 @@ impl ClipConfig {
         Ok(())
     }
 
-    /// What transformers writes for this model.
+    /// What transformers writes for this model with its weights in that type.
     ///
     /// # Errors
     /// None that can occur with numbers; JSON's own.
-    pub fn to_json(&self) -> Result<Value, serde_json::Error> {
+    pub fn to_json(&self, float: Float) -> Result<Value, serde_json::Error> {
         let mut text = serde_json::to_value(&self.text)?;
         let mut vision = serde_json::to_value(&self.vision)?;
         text["model_type"] = json!("clip_text_model");
@@ -301,20 +300,27 @@ impl ClipConfig {
             "projection_dim": self.projection_dim,
             "logit_scale_init_value": self.logit_scale_init_value,
             "initializer_factor": 1.0,
-            "torch_dtype": "float32",
+            "torch_dtype": match float {
+                Float::F32 => "float32",
+                Float::F16 => "float16",
+                Float::Bf16 => "bfloat16",
+            },
             "text_config": text,
             "vision_config": vision,
         }))
     }
 }
 
-/// A tower's section, without the keys that mean nothing here.
+/// A tower's section, without the keys that mean nothing here. Old files have a second copy,
+/// which transformers takes where both are there.
 fn tower<T: for<'a> Deserialize<'a> + Default>(
-    section: Option<Value>,
+    config: &mut Map<String, Value>,
     name: &str,
     has_tokens: bool,
 ) -> Result<T, String> {
-    let mut map = match section {
+    let section = config.remove(name);
+    let copy = config.remove(&format!("{name}_dict")).filter(|copy| !copy.is_null());
+    let mut map = match copy.or(section) {
         None | Some(Value::Null) => return Ok(T::default()),
         Some(Value::Object(map)) => map,
         Some(_) => return Err(format!("{name} is not an object")),

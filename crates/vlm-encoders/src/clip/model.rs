@@ -1,5 +1,7 @@
 //! The dual encoder.
 
+use std::collections::BTreeSet;
+
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 use vlm_nn::Linear;
@@ -64,8 +66,13 @@ impl ClipModel {
     /// # Errors
     /// If a tensor is missing, surplus or misshapen (all are listed), or the file fails.
     pub fn load(config: &ClipConfig, files: &TensorFiles, device: &Device) -> Result<Self, Error> {
-        // A layer that is asked for and absent is found before its blanks are made, so a lying
-        // config cannot make us allocate; see `ClipFolder::open` for the number of layers.
+        // Blanks own no memory, whatever their shape, but the list of them does.
+        for (tower, layers) in [
+            ("vision_model", config.vision.num_hidden_layers),
+            ("text_model", config.text.num_hidden_layers),
+        ] {
+            check_layers(tower, layers, files)?;
+        }
         checkpoint::load(Self::new(config, device), files, &Self::names(config))
     }
 
@@ -101,6 +108,22 @@ impl ClipModel {
         let value: f32 = self.logit_scale.val().into_scalar();
         value.exp()
     }
+}
+
+/// Compares a number of layers with the file's before a module of that many is built. A few too
+/// many are let pass: their tensors are then listed as missing.
+fn check_layers(tower: &str, layers: usize, files: &TensorFiles) -> Result<(), Error> {
+    let prefix = format!("{tower}.encoder.layers.");
+    let found: BTreeSet<&str> =
+        files.names().filter_map(|name| name.strip_prefix(&prefix)?.split('.').next()).collect();
+    if layers <= found.len() + 4 {
+        return Ok(());
+    }
+    let found = found.len();
+    Err(Error::Config {
+        path: files.path().to_owned(),
+        reason: format!("config.json wants {layers} layers in {tower}, the file has {found}"),
+    })
 }
 
 /// Divides each row by its length.

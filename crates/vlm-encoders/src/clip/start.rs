@@ -174,7 +174,9 @@ fn filters(vision: &VisionConfig, count: usize) -> Vec<Vec<f64>> {
     let colours: Vec<Vec<f64>> = if channels == 3 {
         vec![vec![1.0, 1.0, 1.0], vec![1.0, -1.0, 0.0], vec![1.0, 1.0, -2.0]]
     } else {
-        (0..channels).map(|c| (0..channels).map(|d| f64::from(u8::from(c == d))).collect()).collect()
+        (0..channels)
+            .map(|c| (0..channels).map(|d| f64::from(u8::from(c == d))).collect())
+            .collect()
     };
     let wave = |frequency: usize, i: usize| {
         (std::f64::consts::PI * frequency as f64 * (i as f64 + 0.5) / side as f64).cos()
@@ -285,8 +287,10 @@ mod tests {
         );
         let block = &model.vision.stack.blocks[0];
         let x = block.norm1.forward(model.vision.embed(pixels, None));
-        let dots = |x: &burn::tensor::Tensor<3>| x.clone().into_data().iter::<f32>().collect::<Vec<f32>>();
-        let (q, k) = (dots(&block.attention.q.forward(x.clone())), dots(&block.attention.k.forward(x)));
+        let dots =
+            |x: &burn::tensor::Tensor<3>| x.clone().into_data().iter::<f32>().collect::<Vec<f32>>();
+        let (q, k) =
+            (dots(&block.attention.q.forward(x.clone())), dots(&block.attention.k.forward(x)));
         for picture in 0..2 {
             for head in 0..4 {
                 let score = |token: usize| -> f32 {
@@ -302,7 +306,12 @@ mod tests {
 
     #[test]
     fn starts_depend_on_the_seed_only() {
-        let first = |seed| values(&ClipModel::init(&config(), Start::Located, seed, &Device::flex()), "vision.positions");
+        let first = |seed| {
+            values(
+                &ClipModel::init(&config(), Start::Located, seed, &Device::flex()),
+                "vision.positions",
+            )
+        };
         assert_eq!(first(1), first(1));
         assert_ne!(first(1), first(2));
     }

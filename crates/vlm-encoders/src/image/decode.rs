@@ -170,7 +170,11 @@ fn explain(error: Foreign, format: ImageFormat, bytes: &[u8], name: &str) -> Ima
         other => {
             let detail = one_line(other);
             // Some decoders report the end of the data as a format error.
-            if detail.contains("nexpected end") || detail.contains("nexpected EOF") {
+            let lower = detail.to_lowercase();
+            if ["unexpected end", "unexpected eof", "not enough bytes"]
+                .iter()
+                .any(|words| lower.contains(words))
+            {
                 return ImageError::Truncated { name, detail };
             }
             ImageError::Damaged { name, format: format!("{format:?}"), detail }

@@ -28,6 +28,23 @@ fn over_rows<B: Backend>(x: F<B>) -> F<B> {
     B::float_reshape(B::float_sum_dim(x, 0), Shape::new([width]))
 }
 
+pub fn linear_forward<B: Backend>(x: F<B>, w: F<B>, b: Option<F<B>>) -> F<B> {
+    B::linear(x, w, b)
+}
+
+pub fn linear_backward<B: Backend>(
+    x: Option<F<B>>,
+    w: Option<F<B>>,
+    grad: F<B>,
+    bias: bool,
+) -> [Option<F<B>>; 3] {
+    [
+        w.map(|w| B::linear_x_backward(w, grad.clone())),
+        x.map(|x| B::linear_weight_backward(x, grad.clone())),
+        bias.then(|| B::linear_bias_backward(grad)),
+    ]
+}
+
 pub fn layer_norm_forward<B: Backend>(x: F<B>, w: F<B>, b: F<B>, eps: f64) -> [F<B>; 3] {
     let mean = B::float_mean_dim(x.clone(), 1);
     let centred = B::float_sub(x, mean.clone());

@@ -41,6 +41,23 @@ pub struct Heads {
 /// Every default body is a composition of backend operations, so a backend only overrides
 /// what it does better.
 pub trait Kernels: Backend {
+    /// `x · w (+ b)`; x `[rows, in]`, w `[in, out]`.
+    fn linear_forward(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        b: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        composed::linear_forward::<Self>(x, w, b)
+    }
+    /// The gradients of x (if `w` is given), of w (if `x` is given) and of the bias (if asked for).
+    fn linear_backward(
+        x: Option<FloatTensor<Self>>,
+        w: Option<FloatTensor<Self>>,
+        grad: FloatTensor<Self>,
+        bias: bool,
+    ) -> [Option<FloatTensor<Self>>; 3] {
+        composed::linear_backward::<Self>(x, w, grad, bias)
+    }
     /// Returns the output, and mean and 1/σ of each row `[rows, 1]`.
     fn layer_norm_forward(
         x: FloatTensor<Self>,

@@ -7,6 +7,7 @@
 //!
 //! | operation | kept for backward |
 //! |---|---|
+//! | [`linear`] | input if the weight is trained, weight if the input is |
 //! | [`attention`] | q, k, v, output and one number a row; never the score matrix |
 //! | [`layer_norm`], [`rms_norm`] | input and one or two numbers a row |
 //! | [`activate`] | input |
@@ -20,11 +21,31 @@ mod optimizer;
 mod recorded;
 
 pub use kernels::{Activation, Kernels};
-pub use optimizer::{AdamWStep, adamw_step};
-pub use recorded::{Mask, Ops};
+pub use optimizer::{AdamWStep, adamw_step, average, square_sum};
+pub use recorded::{Bias, Mask, Ops};
 
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
+
+/// A linear map of the last dimension: `x W (+ b)`.
+///
+/// `x: [..., in]`, `weight: [in, out]`, `bias: [out]`; the result is `[..., out]`.
+pub fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    let mut dims = x.dims();
+    let [input, output] = weight.dims();
+    assert_eq!(dims[D - 1], input, "linear: the input is not as wide as the weight is tall");
+    if let Some(bias) = &bias {
+        assert_eq!(bias.dims(), [output], "linear: the bias is not as wide as the weight");
+    }
+    let bias = bias.map_or(Bias::Absent, |bias| Bias::Added(bias.into_dispatch()));
+    let out = <Dispatch as Ops>::linear_op(rows(x).into_dispatch(), weight.into_dispatch(), bias);
+    dims[D - 1] = output;
+    Tensor::<2>::from_dispatch(out).reshape(dims)
+}
 
 /// Layer norm over the last dimension: `(x − mean) / √(var + eps) · weight + bias`
 /// (Ba et al. 2016, arXiv 1607.06450).

@@ -1,4 +1,4 @@
-//! The AdamW update as one pass over the memory it touches.
+//! What a step does to weights and gradients, each as one pass over the memory it touches.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
@@ -52,6 +52,20 @@ pub fn adamw_step<const D: usize>(
     (Tensor::from_dispatch(param), [Tensor::from_dispatch(m), Tensor::from_dispatch(v)])
 }
 
+/// `old · decay + new · (1 − decay)` on plain tensors of one shape; `old` is updated in place if
+/// nobody else holds its buffer.
+pub fn average<const D: usize>(old: Tensor<D>, new: Tensor<D>, decay: f64) -> Tensor<D> {
+    let out = <Dispatch as Update>::average(old.into_dispatch(), new.into_dispatch(), decay);
+    Tensor::from_dispatch(out)
+}
+
+/// The sum of the squares of a plain tensor's values, `[1]`.
+pub fn square_sum<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    let len: usize = x.dims().iter().product();
+    let x = x.reshape([len]);
+    Tensor::from_dispatch(<Dispatch as Update>::square_sum(x.into_dispatch()))
+}
+
 /// Updates of weights; never differentiated.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
@@ -69,6 +83,27 @@ pub trait Update: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         composed::<Self>(param, grad, m, v, step)
     }
+    /// See [`average`].
+    fn average(old: FloatTensor<Self>, new: FloatTensor<Self>, decay: f64) -> FloatTensor<Self> {
+        composed_average::<Self>(old, new, decay)
+    }
+    /// See [`square_sum`].
+    fn square_sum(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        composed_square_sum::<Self>(x)
+    }
+}
+
+fn composed_average<B: Backend>(
+    old: FloatTensor<B>,
+    new: FloatTensor<B>,
+    decay: f64,
+) -> FloatTensor<B> {
+    let old = B::float_mul_scalar(old, decay.into());
+    B::float_add(old, B::float_mul_scalar(new, (1.0 - decay).into()))
+}
+
+fn composed_square_sum<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_sum(B::float_mul(x.clone(), x))
 }
 
 fn composed<B: Backend>(
@@ -138,10 +173,47 @@ impl Update for burn::backend::Flex {
         });
         (param, m, v)
     }
+
+    fn average(
+        mut old: FloatTensor<Self>,
+        new: FloatTensor<Self>,
+        decay: f64,
+    ) -> FloatTensor<Self> {
+        use super::flex::{is_plain, parallel_chunks, values};
+        let new = values(new);
+        if !is_plain(&old) || !is_plain(&new) {
+            return composed_average::<Self>(old, new, decay);
+        }
+        let from = new.storage::<f32>();
+        let keep = decay as f32;
+        parallel_chunks([old.storage_mut::<f32>()], 1, |start, [old]| {
+            average_chunk(old, &from[start..start + old.len()], keep);
+        });
+        old
+    }
+
+    fn square_sum(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        use super::flex::{is_plain, sum_of_chunks, values};
+        let x = values(x);
+        if !is_plain(&x) {
+            return composed_square_sum::<Self>(x);
+        }
+        sum_of_chunks(x.storage(), square_chunk)
+    }
 }
 
 #[cfg(feature = "flex")]
 super::flex::simd! {
+    fn average_chunk(old: &mut [f32], new: &[f32], keep: f32) {
+        for (old, new) in old.iter_mut().zip(new) {
+            *old = *old * keep + *new * (1.0 - keep);
+        }
+    }
+
+    fn square_chunk(x: &[f32]) -> f32 {
+        super::flex::sum_map(x.len(), |i| x[i] * x[i])
+    }
+
     fn adamw_chunk(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], scalars: [f32; 7]) {
         let [keep, length, root, eps, b1, b2, by] = scalars;
         for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {

@@ -28,6 +28,15 @@ impl<B: Backend> Mask<B> {
     }
 }
 
+/// An optional bias, likewise.
+#[derive(ExtensionType)]
+pub enum Bias<B: Backend> {
+    /// None.
+    Absent,
+    /// Added to each row.
+    Added(FloatTensor<B>),
+}
+
 /// The operations of this crate on a backend's own tensors; call the functions of
 /// [`ops`](super) instead.
 #[backend_extension(
@@ -37,6 +46,12 @@ impl<B: Backend> Mask<B> {
     Autodiff
 )]
 pub trait Ops: Backend {
+    /// See [`linear`](super::linear); rows `[rows, in]`.
+    fn linear_op(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        #[extension_type] b: Bias<Self>,
+    ) -> FloatTensor<Self>;
     /// See [`layer_norm`](super::layer_norm); rows `[rows, width]`.
     fn layer_norm_op(
         x: FloatTensor<Self>,
@@ -67,6 +82,17 @@ pub trait Ops: Backend {
 macro_rules! plain {
     ($backend:ty) => {
         impl Ops for $backend {
+            fn linear_op(
+                x: FloatTensor<Self>,
+                w: FloatTensor<Self>,
+                b: Bias<Self>,
+            ) -> FloatTensor<Self> {
+                let bias = match b {
+                    Bias::Absent => None,
+                    Bias::Added(b) => Some(b),
+                };
+                Self::linear_forward(x, w, bias)
+            }
             fn layer_norm_op(
                 x: FloatTensor<Self>,
                 w: FloatTensor<Self>,
@@ -161,7 +187,53 @@ macro_rules! backward {
     };
 }
 
+/// The backward of a linear map. Kept are x and w, each only if the other gets a gradient: with
+/// frozen weights the input is dropped at once.
+#[derive(Debug)]
+struct Linear;
+
+impl<B: Kernels, const N: usize> Backward<B, N> for Linear {
+    type State = [Option<FloatTensor<B>>; 2];
+
+    fn backward(self, ops: Recorded<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let [x, w] = ops.state;
+        let bias = ops.parents.get(2).is_some_and(Option::is_some);
+        let values = B::linear_backward(x, w, grad, bias);
+        for (parent, value) in ops.parents.into_iter().zip(values) {
+            if let (Some(node), Some(value)) = (parent, value) {
+                grads.register::<B>(node.id, value);
+            }
+        }
+    }
+}
+
 impl<B: Kernels, C: CheckpointStrategy> Ops for Autodiff<B, C> {
+    fn linear_op(x: FloatTensor<Self>, w: FloatTensor<Self>, b: Bias<Self>) -> FloatTensor<Self> {
+        let (track_x, track_w) = (x.is_tracked(), w.is_tracked());
+        let (node_x, node_w) = (x.node(), w.node());
+        let (x, w) = (x.into_primitive(), w.into_primitive());
+        let kept = [track_w.then(|| x.clone()), track_x.then(|| w.clone())];
+        match b {
+            Bias::Absent => {
+                let out = B::linear_forward(x, w, None);
+                let step = Backward::<B, 2>::prepare::<C>(Linear, [node_x, node_w]);
+                match step.compute_bound().stateful() {
+                    OpsKind::Tracked(prep) => prep.finish(kept, out),
+                    OpsKind::UnTracked(prep) => prep.finish(out),
+                }
+            }
+            Bias::Added(b) => {
+                let guards = [node_x, node_w, b.node()];
+                let out = B::linear_forward(x, w, Some(b.into_primitive()));
+                match Backward::<B, 3>::prepare::<C>(Linear, guards).compute_bound().stateful() {
+                    OpsKind::Tracked(prep) => prep.finish(kept, out),
+                    OpsKind::UnTracked(prep) => prep.finish(out),
+                }
+            }
+        }
+    }
+
     fn layer_norm_op(
         x: FloatTensor<Self>,
         w: FloatTensor<Self>,

@@ -1,36 +1,35 @@
 //! Activations, vectorised.
 
-use super::parallel_chunks;
+use std::mem::MaybeUninit;
+
 use super::simd::{erf, exp, sigmoid, simd, tanh};
+use super::{filled, parallel_chunks};
 use crate::ops::composed::{TANH_CUBIC, TANH_SLOPE};
 use crate::ops::kernels::Activation;
 
 pub fn forward(x: &[f32], kind: Activation) -> Vec<f32> {
-    let mut y = vec![0f32; x.len()];
-    parallel_chunks([&mut y], 1, |start, [y]| forward_chunk(&x[start..start + y.len()], y, kind));
-    y
+    // SAFETY: every value of a chunk has one of x, which has as many.
+    unsafe { filled(x.len(), 1, |start, y| forward_chunk(&x[start..start + y.len()], y, kind)) }
 }
 
-pub fn backward(x: &[f32], grad: &[f32], kind: Activation) -> Vec<f32> {
-    let mut dx = vec![0f32; x.len()];
-    parallel_chunks([&mut dx], 1, |start, [dx]| {
-        let range = start..start + dx.len();
-        backward_chunk(&x[range.clone()], &grad[range], dx, kind);
+/// Turns the gradient of the output into that of the input, in place.
+pub fn backward(x: &[f32], grad: &mut [f32], kind: Activation) {
+    parallel_chunks([grad], 1, |start, [grad]| {
+        backward_chunk(&x[start..start + grad.len()], grad, kind);
     });
-    dx
 }
 
 #[inline(always)]
-fn each(x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32) {
+fn each(x: &[f32], y: &mut [MaybeUninit<f32>], f: impl Fn(f32) -> f32) {
     for (y, x) in y.iter_mut().zip(x) {
-        *y = f(*x);
+        y.write(f(*x));
     }
 }
 
 #[inline(always)]
-fn each_grad(x: &[f32], g: &[f32], y: &mut [f32], slope: impl Fn(f32) -> f32) {
-    for ((y, x), g) in y.iter_mut().zip(x).zip(g) {
-        *y = slope(*x) * *g;
+fn each_grad(x: &[f32], g: &mut [f32], slope: impl Fn(f32) -> f32) {
+    for (g, x) in g.iter_mut().zip(x) {
+        *g *= slope(*x);
     }
 }
 
@@ -51,7 +50,7 @@ const ROOT_HALF: f32 = std::f32::consts::FRAC_1_SQRT_2;
 const DENSITY: f32 = 0.398_942_3;
 
 simd! {
-    fn forward_chunk(x: &[f32], y: &mut [f32], kind: Activation) {
+    fn forward_chunk(x: &[f32], y: &mut [MaybeUninit<f32>], kind: Activation) {
         match kind {
             Activation::Gelu => {
                 each(x, y, |x| 0.5 * x * (1.0 + erf(x * ROOT_HALF, exp(-0.5 * x * x))));
@@ -63,20 +62,20 @@ simd! {
         }
     }
 
-    fn backward_chunk(x: &[f32], g: &[f32], y: &mut [f32], kind: Activation) {
+    fn backward_chunk(x: &[f32], g: &mut [f32], kind: Activation) {
         match kind {
-            Activation::Gelu => each_grad(x, g, y, |x| {
+            Activation::Gelu => each_grad(x, g, |x| {
                 let e = exp(-0.5 * x * x);
                 0.5 * (1.0 + erf(x * ROOT_HALF, e)) + x * DENSITY * e
             }),
-            Activation::GeluTanh => each_grad(x, g, y, |x| {
+            Activation::GeluTanh => each_grad(x, g, |x| {
                 let t = inner(x);
                 let slope = TANH_SLOPE as f32 + (3.0 * TANH_SLOPE * TANH_CUBIC) as f32 * x * x;
                 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope
             }),
-            Activation::QuickGelu => each_grad(x, g, y, |x| sigmoid_unit(x, 1.702)),
-            Activation::Silu => each_grad(x, g, y, |x| sigmoid_unit(x, 1.0)),
-            Activation::Relu => each_grad(x, g, y, |x| if x > 0.0 { 1.0 } else { 0.0 }),
+            Activation::QuickGelu => each_grad(x, g, |x| sigmoid_unit(x, 1.702)),
+            Activation::Silu => each_grad(x, g, |x| sigmoid_unit(x, 1.0)),
+            Activation::Relu => each_grad(x, g, |x| if x > 0.0 { 1.0 } else { 0.0 }),
         }
     }
 }

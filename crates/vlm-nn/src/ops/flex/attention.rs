@@ -1,9 +1,9 @@
 //! Attention one head at a time; scores of a block of queries live in a scratch buffer only.
 
 use burn::backend::flex::FlexTensor;
-use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::product::{View, product};
 use super::simd::{exp, max_of, simd, sum_map};
 use crate::ops::kernels::Heads;
 
@@ -95,14 +95,6 @@ struct Matrix {
     rows: usize,
 }
 
-/// The same with free strides.
-#[derive(Clone, Copy)]
-struct View {
-    data: *const f32,
-    cs: isize,
-    rs: isize,
-}
-
 impl Matrix {
     fn of(data: &[f32], offset: usize, rows: usize) -> Self {
         // Read-only views share the type with destinations; only `multiply`'s first
@@ -133,31 +125,10 @@ fn multiply(
     alpha: f32,
     add: bool,
 ) {
-    let (lhs, rhs) = (lhs.into(), rhs.into());
     // SAFETY: the callers below cut every matrix out of a buffer that holds it whole, and each
     // destination belongs to one head of one sample, which one task alone writes.
     unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            dst.data,
-            1,
-            dst.rows as isize,
-            add,
-            lhs.data,
-            lhs.cs,
-            lhs.rs,
-            rhs.data,
-            rhs.cs,
-            rhs.rs,
-            1.0,
-            alpha,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
+        product([m, n, k], (dst.data, dst.rows), lhs.into(), rhs.into(), alpha, add, false);
     }
 }
 
@@ -167,8 +138,10 @@ struct Shared(*mut f32, usize);
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    fn new(data: &mut [f32]) -> Self {
-        Shared(data.as_mut_ptr(), data.len())
+    /// Over room for `len` values that nobody has written yet.
+    fn of_room(data: &mut Vec<f32>, len: usize) -> Self {
+        data.reserve_exact(len);
+        Shared(data.as_mut_ptr(), len)
     }
     fn matrix(&self, offset: usize, rows: usize) -> Matrix {
         assert!(offset < self.1, "attention: head outside its buffer");
@@ -187,12 +160,12 @@ pub fn forward(
     let (t, s, d) = (plan.queries, plan.keys, plan.head);
     let (wq, wk) = (d * plan.heads.q, d * plan.heads.kv);
     let group = plan.heads.q / plan.heads.kv;
-    let mut out = vec![0f32; q.len()];
     let mut lse = vec![0f32; plan.batch * plan.heads.q * t];
     if q.is_empty() || k.is_empty() {
-        return (out, lse);
+        return (vec![0f32; q.len()], lse);
     }
-    let shared = Shared::new(&mut out);
+    let mut out = Vec::with_capacity(q.len());
+    let shared = Shared::of_room(&mut out, q.len());
     lse.par_chunks_mut(t).enumerate().for_each_init(
         || vec![0f32; BLOCK.min(t) * s],
         |scratch, (job, lse)| {
@@ -213,6 +186,8 @@ pub fn forward(
             }
         },
     );
+    // SAFETY: the products wrote every query of every head.
+    unsafe { out.set_len(q.len()) };
     (out, lse)
 }
 
@@ -230,13 +205,14 @@ pub fn backward(plan: &Plan, saved: &Saved, grad: &[f32]) -> [Vec<f32>; 3] {
     let (t, s, d) = (plan.queries, plan.keys, plan.head);
     let (wq, wk) = (d * plan.heads.q, d * plan.heads.kv);
     let group = plan.heads.q / plan.heads.kv;
-    let mut dq = vec![0f32; saved.q.len()];
-    let mut dk = vec![0f32; saved.k.len()];
-    let mut dv = vec![0f32; saved.k.len()];
-    if dq.is_empty() || dk.is_empty() {
-        return [dq, dk, dv];
+    let lens = [saved.q.len(), saved.k.len(), saved.k.len()];
+    if lens.contains(&0) {
+        return lens.map(|len| vec![0f32; len]);
     }
-    let (to_q, to_k, to_v) = (Shared::new(&mut dq), Shared::new(&mut dk), Shared::new(&mut dv));
+    let mut gradients = lens.map(Vec::with_capacity);
+    let [dq, dk, dv] = &mut gradients;
+    let to_q = Shared::of_room(dq, lens[0]);
+    let (to_k, to_v) = (Shared::of_room(dk, lens[1]), Shared::of_room(dv, lens[2]));
     // One task owns a key/value head, so the heads of its group add up in a fixed order.
     (0..plan.batch * plan.heads.kv).into_par_iter().for_each_init(
         || [vec![0f32; BLOCK.min(t) * s], vec![0f32; BLOCK.min(t) * s]],
@@ -271,13 +247,19 @@ pub fn backward(plan: &Plan, saved: &Saved, grad: &[f32]) -> [Vec<f32>; 3] {
                     }
                     let p = Matrix { data: p.as_mut_ptr(), rows: s };
                     multiply([rows, d, s], dq.down(from), to_dp, k, 1.0, false);
-                    multiply([s, d, rows], dk, to_dp.transposed(), q.down(from), 1.0, true);
-                    multiply([s, d, rows], dv, p.transposed(), g.down(from), 1.0, true);
+                    // The first of the group writes, the others add.
+                    let add = h > kv_head * group || from > 0;
+                    multiply([s, d, rows], dk, to_dp.transposed(), q.down(from), 1.0, add);
+                    multiply([s, d, rows], dv, p.transposed(), g.down(from), 1.0, add);
                 }
             }
         },
     );
-    [dq, dk, dv]
+    for (gradient, len) in gradients.iter_mut().zip(lens) {
+        // SAFETY: the products wrote every query and every key of every head.
+        unsafe { gradient.set_len(len) };
+    }
+    gradients
 }
 
 simd! {

@@ -6,8 +6,12 @@
 
 mod activation;
 mod attention;
+mod linear;
+mod product;
 mod rows;
 mod simd;
+
+use std::mem::MaybeUninit;
 
 use burn::backend::Flex;
 use burn::backend::flex::{FlexTensor, Layout};
@@ -18,7 +22,7 @@ use rayon::prelude::*;
 use super::composed;
 use super::kernels::{Activation, Heads, Kernels};
 
-pub(crate) use simd::simd;
+pub(crate) use simd::{simd, sum_map};
 
 type F = FloatTensor<Flex>;
 
@@ -80,6 +84,50 @@ pub(crate) fn parallel_chunks<const N: usize>(
     jobs.into_par_iter().for_each(|(start, parts)| body(start, parts));
 }
 
+/// A new buffer of `len` values that `body(first value, chunk)` fills over chunks of whole rows,
+/// in parallel. Never cleared: the pages of a large buffer are first touched by the thread that
+/// computes them.
+///
+/// # Safety
+/// `body` writes every value of its chunk.
+pub(crate) unsafe fn filled(
+    len: usize,
+    row: usize,
+    body: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync,
+) -> Vec<f32> {
+    let step = (CHUNK / row.max(1)).max(1) * row.max(1);
+    let mut none = vec![(); len.div_ceil(step)];
+    // SAFETY: handed on.
+    unsafe { filled_beside(len, step, (&mut none, 1), |start, part, _| body(start, part)) }
+}
+
+/// The same in chunks of `step` values, each with its chunk of `beside.1` values of `beside.0`.
+///
+/// # Safety
+/// `body` writes every value of its chunk, and `beside` has as many chunks.
+pub(crate) unsafe fn filled_beside<T: Send>(
+    len: usize,
+    step: usize,
+    beside: (&mut [T], usize),
+    body: impl Fn(usize, &mut [MaybeUninit<f32>], &mut [T]) + Sync,
+) -> Vec<f32> {
+    let mut data = Vec::with_capacity(len);
+    let parts = data.spare_capacity_mut()[..len].par_chunks_mut(step.max(1));
+    let beside = beside.0.par_chunks_mut(beside.1.max(1));
+    assert_eq!(parts.len(), beside.len(), "a chunk would be left out");
+    let jobs = parts.zip(beside).enumerate();
+    jobs.for_each(|(i, (part, beside))| body(i * step, part, beside));
+    // SAFETY: all chunks have been written.
+    unsafe { data.set_len(len) };
+    data
+}
+
+/// The sum of `of` over chunks of a buffer, `[1]`; its order is always the same.
+pub(crate) fn sum_of_chunks(x: &[f32], of: fn(&[f32]) -> f32) -> FlexTensor {
+    let parts: Vec<f32> = x.par_chunks(CHUNK).map(of).collect();
+    tensor(vec![parts.iter().sum()], Shape::new([1]))
+}
+
 fn all_f32(tensors: &[&FlexTensor]) -> bool {
     tensors.iter().all(|x| x.dtype() == DType::F32)
 }
@@ -90,6 +138,28 @@ fn dims2(x: &FlexTensor) -> (usize, usize) {
 }
 
 impl Kernels for Flex {
+    fn linear_forward(x: F, w: F, b: Option<F>) -> F {
+        if !all_f32(&[&x, &w]) || b.as_ref().is_some_and(|b| !all_f32(&[b])) {
+            return composed::linear_forward::<Self>(x, w, b);
+        }
+        let shape = Shape::new([dims2(&x).0, dims2(&w).1]);
+        let b = b.map(values);
+        tensor(linear::forward(&x, &w, b.as_ref().map(|b| b.storage())), shape)
+    }
+
+    fn linear_backward(x: Option<F>, w: Option<F>, grad: F, bias: bool) -> [Option<F>; 3] {
+        if ![&x, &w].into_iter().flatten().chain([&grad]).all(|x| x.dtype() == DType::F32) {
+            return composed::linear_backward::<Self>(x, w, grad, bias);
+        }
+        let grad = values(grad);
+        let (n, m) = dims2(&grad);
+        [
+            w.map(|w| tensor(linear::input_gradient(&w, &grad), Shape::new([n, dims2(&w).0]))),
+            x.map(|x| tensor(linear::weight_gradient(&x, &grad), Shape::new([dims2(&x).1, m]))),
+            bias.then(|| tensor(linear::bias_gradient(grad.storage(), m), Shape::new([m]))),
+        ]
+    }
+
     fn layer_norm_forward(x: F, w: F, b: F, eps: f64) -> [F; 3] {
         if !all_f32(&[&x, &w, &b]) {
             return composed::layer_norm_forward::<Self>(x, w, b, eps);
@@ -158,9 +228,10 @@ impl Kernels for Flex {
         if !all_f32(&[&x, &grad]) {
             return composed::activate_backward::<Self>(x, grad, kind);
         }
-        let shape = x.layout().shape().clone();
-        let (x, grad) = (values(x), values(grad));
-        tensor(activation::backward(x.storage(), grad.storage(), kind), shape)
+        let (x, mut grad) = (values(x), values(grad));
+        // Copied first if somebody else holds it.
+        activation::backward(x.storage(), grad.storage_mut(), kind);
+        grad
     }
 
     fn attention_forward(q: F, k: F, v: F, mask: Option<F>, heads: Heads) -> [F; 2] {

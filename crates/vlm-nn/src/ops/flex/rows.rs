@@ -1,13 +1,17 @@
 //! Norms and cross-entropy: one pass over each row.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
-use super::parallel_chunks;
 use super::simd::{exp, max_of, simd, sum_map};
+use super::{filled, filled_beside};
 
 /// Rows whose weight gradients are summed together. Fixed, so that the order of the sum and
 /// with it every bit of the result is the same for any number of threads.
 const GROUP: usize = 64;
+/// Rows that a task of the forward passes takes.
+const ROWS: usize = 32;
 
 pub fn layer_norm(
     x: &[f32],
@@ -17,14 +21,14 @@ pub fn layer_norm(
     d: usize,
     eps: f32,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let mut y = vec![0f32; n * d];
+    assert!(w.len() == d && b.len() == d, "layer norm: weight and bias are not as wide as x");
     let mut stats = vec![0f32; n * 2];
-    y.par_chunks_mut(GROUP * d).zip(stats.par_chunks_mut(GROUP * 2)).enumerate().for_each(
-        |(i, (y, stats))| {
-            let start = i * GROUP * d;
+    // SAFETY: the group's rows, which are as wide as w and b, are written whole.
+    let y = unsafe {
+        filled_beside(n * d, ROWS * d, (&mut stats, ROWS * 2), |start, y, stats| {
             layer_norm_group(&x[start..start + y.len()], w, b, eps, y, stats);
-        },
-    );
+        })
+    };
     let mean = stats.iter().step_by(2).copied().collect();
     let rstd = stats.iter().skip(1).step_by(2).copied().collect();
     (y, mean, rstd)
@@ -36,22 +40,35 @@ fn with_column_sums(
     n: usize,
     d: usize,
     sums: usize,
-    group: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+    group: impl Fn(usize, &mut [MaybeUninit<f32>], &mut [f32]) + Sync,
 ) -> (Vec<f32>, Vec<f32>) {
-    let mut dx = vec![0f32; n * d];
-    let groups = n.div_ceil(GROUP).max(1);
-    let mut partial = vec![0f32; groups * sums * d];
-    dx.par_chunks_mut(GROUP * d)
-        .zip(partial.par_chunks_mut(sums * d))
-        .enumerate()
-        .for_each(|(i, (dx, partial))| group(i * GROUP, dx, partial));
-    let mut total = vec![0f32; sums * d];
-    for part in partial.chunks(sums * d) {
+    let mut partial = vec![0f32; n.div_ceil(GROUP) * sums * d];
+    // SAFETY: the two bodies below write every row of their group.
+    let dx = unsafe {
+        filled_beside(n * d, GROUP * d, (&mut partial, sums * d), |start, dx, partial| {
+            group(start / d.max(1), dx, partial);
+        })
+    };
+    (dx, total(&partial, sums * d))
+}
+
+/// Adds up sums of `width` values that lie one after another, in order.
+fn total(partial: &[f32], width: usize) -> Vec<f32> {
+    let mut total = vec![0f32; width];
+    for part in partial.chunks(width.max(1)) {
         for (t, p) in total.iter_mut().zip(part) {
             *t += p;
         }
     }
-    (dx, total)
+    total
+}
+
+/// The sum of each column of rows of `d` values.
+pub fn column_sums(x: &[f32], d: usize) -> Vec<f32> {
+    let mut partial = vec![0f32; (x.len() / d.max(1)).div_ceil(GROUP) * d];
+    let groups = x.par_chunks(GROUP * d.max(1)).zip(partial.par_chunks_mut(d.max(1)));
+    groups.for_each(|(x, sums)| column_sums_group(x, sums));
+    total(&partial, d)
 }
 
 pub fn layer_norm_backward(
@@ -63,6 +80,7 @@ pub fn layer_norm_backward(
     n: usize,
     d: usize,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    assert_eq!(w.len(), d, "layer norm: the weight is not as wide as x");
     let (dx, mut dw) = with_column_sums(n, d, 2, |row, dx, sums| {
         let rows = dx.len() / d;
         let range = row * d..row * d + dx.len();
@@ -81,14 +99,14 @@ pub fn layer_norm_backward(
 }
 
 pub fn rms_norm(x: &[f32], w: &[f32], n: usize, d: usize, eps: f32) -> (Vec<f32>, Vec<f32>) {
-    let mut y = vec![0f32; n * d];
+    assert_eq!(w.len(), d, "rms norm: the weight is not as wide as x");
     let mut rstd = vec![0f32; n];
-    y.par_chunks_mut(GROUP * d).zip(rstd.par_chunks_mut(GROUP)).enumerate().for_each(
-        |(i, (y, rstd))| {
-            let start = i * GROUP * d;
+    // SAFETY: the group's rows, which are as wide as w, are written whole.
+    let y = unsafe {
+        filled_beside(n * d, ROWS * d, (&mut rstd, ROWS), |start, y, rstd| {
             rms_norm_group(&x[start..start + y.len()], w, eps, y, rstd);
-        },
-    );
+        })
+    };
     (y, rstd)
 }
 
@@ -100,6 +118,7 @@ pub fn rms_norm_backward(
     n: usize,
     d: usize,
 ) -> (Vec<f32>, Vec<f32>) {
+    assert_eq!(w.len(), d, "rms norm: the weight is not as wide as x");
     with_column_sums(n, d, 1, |row, dx, sums| {
         let rows = dx.len() / d;
         let range = row * d..row * d + dx.len();
@@ -129,20 +148,21 @@ pub fn cross_entropy_backward(
     grad: &[f32],
     d: usize,
 ) -> Vec<f32> {
-    let mut dx = vec![0f32; logits.len()];
-    parallel_chunks([&mut dx], d, |start, [dx]| {
-        for (i, dx) in dx.chunks_mut(d).enumerate() {
-            let row = start / d + i;
-            let range = row * d..(row + 1) * d;
-            softmax_gradient(&logits[range.clone()], &targets[range], lse[row], grad[row], dx);
-        }
-    });
-    dx
+    // SAFETY: every row of the chunk is written.
+    unsafe {
+        filled(logits.len(), d, |start, dx| {
+            for (i, dx) in dx.chunks_mut(d).enumerate() {
+                let row = start / d + i;
+                let range = row * d..(row + 1) * d;
+                softmax_gradient(&logits[range.clone()], &targets[range], lse[row], grad[row], dx);
+            }
+        })
+    }
 }
 
 simd! {
     fn layer_norm_group(
-        x: &[f32], w: &[f32], b: &[f32], eps: f32, y: &mut [f32], stats: &mut [f32],
+        x: &[f32], w: &[f32], b: &[f32], eps: f32, y: &mut [MaybeUninit<f32>], stats: &mut [f32],
     ) {
         let d = w.len();
         for ((x, y), stats) in x.chunks(d).zip(y.chunks_mut(d)).zip(stats.chunks_mut(2)) {
@@ -150,7 +170,7 @@ simd! {
             let var = sum_map(d, |i| (x[i] - mean) * (x[i] - mean)) / d as f32;
             let rstd = 1.0 / (var + eps).sqrt();
             for (((y, x), w), b) in y.iter_mut().zip(x).zip(w).zip(b) {
-                *y = (*x - mean) * rstd * *w + *b;
+                y.write((*x - mean) * rstd * *w + *b);
             }
             stats.copy_from_slice(&[mean, rstd]);
         }
@@ -158,7 +178,7 @@ simd! {
 
     fn layer_norm_backward_group(
         x: &[f32], w: &[f32], mean: &[f32], rstd: &[f32], grad: &[f32],
-        dx: &mut [f32], sums: &mut [f32],
+        dx: &mut [MaybeUninit<f32>], sums: &mut [f32],
     ) {
         let d = w.len();
         let (dw, db) = sums.split_at_mut(d);
@@ -172,23 +192,26 @@ simd! {
                 let normed = (x[i] - mean) * rstd;
                 dw[i] += g[i] * normed;
                 db[i] += g[i];
-                dx[i] = (g[i] * w[i] - level - normed * along) * rstd;
+                dx[i].write((g[i] * w[i] - level - normed * along) * rstd);
             }
         }
     }
 
-    fn rms_norm_group(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], rstd: &mut [f32]) {
+    fn rms_norm_group(
+        x: &[f32], w: &[f32], eps: f32, y: &mut [MaybeUninit<f32>], rstd: &mut [f32],
+    ) {
         let d = w.len();
         for ((x, y), rstd) in x.chunks(d).zip(y.chunks_mut(d)).zip(rstd) {
             *rstd = 1.0 / (sum_map(d, |i| x[i] * x[i]) / d as f32 + eps).sqrt();
             for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                *y = *x * *rstd * *w;
+                y.write(*x * *rstd * *w);
             }
         }
     }
 
     fn rms_norm_backward_group(
-        x: &[f32], w: &[f32], rstd: &[f32], grad: &[f32], dx: &mut [f32], dw: &mut [f32],
+        x: &[f32], w: &[f32], rstd: &[f32], grad: &[f32],
+        dx: &mut [MaybeUninit<f32>], dw: &mut [f32],
     ) {
         let d = w.len();
         for (r, dx) in dx.chunks_mut(d).enumerate() {
@@ -199,7 +222,7 @@ simd! {
             for i in 0..d {
                 let normed = x[i] * rstd;
                 dw[i] += g[i] * normed;
-                dx[i] = (g[i] * w[i] - normed * along) * rstd;
+                dx[i].write((g[i] * w[i] - normed * along) * rstd);
             }
         }
     }
@@ -213,9 +236,19 @@ simd! {
         (loss, lse)
     }
 
-    fn softmax_gradient(logits: &[f32], targets: &[f32], lse: f32, grad: f32, dx: &mut [f32]) {
+    fn column_sums_group(x: &[f32], sums: &mut [f32]) {
+        for x in x.chunks(sums.len()) {
+            for (sum, x) in sums.iter_mut().zip(x) {
+                *sum += *x;
+            }
+        }
+    }
+
+    fn softmax_gradient(
+        logits: &[f32], targets: &[f32], lse: f32, grad: f32, dx: &mut [MaybeUninit<f32>],
+    ) {
         for ((dx, x), t) in dx.iter_mut().zip(logits).zip(targets) {
-            *dx = (exp(*x - lse) - *t) * grad;
+            dx.write((exp(*x - lse) - *t) * grad);
         }
     }
 }

@@ -1,0 +1,145 @@
+//! What the programs of this package share: inputs, timing, and what the system says about the
+//! process and the machine.
+
+use std::time::Instant;
+
+use burn::tensor::Device;
+use vlm_contrastive::PairBatch;
+use vlm_encoders::ClipConfig;
+use vlm_encoders::image::Pixels;
+use vlm_encoders::text::Batch;
+
+/// `count` pairs in the sizes of `config`, each a positive of its own; texts fill the context.
+pub fn pairs(config: &ClipConfig, count: usize) -> PairBatch {
+    let (image, text) = (&config.vision, &config.text);
+    let mut noise = Noise(count as u64);
+    let size = image.image_size;
+    let pictures = (0..count).map(|_| Pixels {
+        data: (0..image.num_channels * size * size).map(|_| noise.next()).collect(),
+        height: size,
+        width: size,
+    });
+    let pictures = pictures.collect();
+    let cols = text.max_position_embeddings;
+    let ids = (0..count * cols).map(|i| match i % cols {
+        0 => text.bos_token_id,
+        place if place == cols - 1 => text.eos_token_id,
+        _ => (noise.next().abs() * (text.bos_token_id - 1) as f32) as i64,
+    });
+    let ids = ids.collect();
+    PairBatch {
+        pictures,
+        keep: Vec::new(),
+        texts: Batch { ids, mask: vec![true; count * cols], rows: count, cols, truncated: 0 },
+        ends: vec![cols as i64 - 1; count],
+        picture_groups: (0..count as u32).collect(),
+        text_groups: (0..count as u32).collect(),
+    }
+}
+
+/// Values in −1…1 without a pattern (xorshift).
+pub struct Noise(pub u64);
+
+impl Noise {
+    /// The next value.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> f32 {
+        // A state of 0 would stay 0.
+        let mut x = self.0 ^ 0x9e37_79b9_7f4a_7c15;
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.0 = x ^ 0x9e37_79b9_7f4a_7c15;
+        (x >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// Runs `step` `warm` times unmeasured, then `repeats` times; returns the seconds of each.
+pub fn time(warm: usize, repeats: usize, device: &Device, mut step: impl FnMut()) -> Vec<f64> {
+    (0..warm + repeats)
+        .map(|_| {
+            let start = Instant::now();
+            step();
+            // A GPU backend only queues; what is not finished was not measured.
+            let _ = device.sync();
+            start.elapsed().as_secs_f64()
+        })
+        .skip(warm)
+        .collect()
+}
+
+/// The middle value; the mean of the middle two of an even number; NaN of none.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let (low, high) = (sorted.len().saturating_sub(1) / 2, sorted.len() / 2);
+    match (sorted.get(low), sorted.get(high)) {
+        (Some(low), Some(high)) => (low + high) / 2.0,
+        _ => f64::NAN,
+    }
+}
+
+/// A field of `/proc/self/status` in MiB, such as `VmHWM`, the most memory that this process
+/// ever held; `None` where there is no such file.
+pub fn memory(field: &str) -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib / 1024.0)
+}
+
+/// The widest vectors that the kernels use on this processor.
+pub fn simd() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::is_x86_feature_detected!("avx512f") {
+            "AVX-512"
+        } else if std::is_x86_feature_detected!("avx2") {
+            "AVX2"
+        } else {
+            "SSE2"
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        if cfg!(target_arch = "aarch64") { "NEON" } else { "none" }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn noise_is_bounded_and_spread() {
+        let mut noise = Noise(0);
+        let values: Vec<f32> = (0..1000).map(|_| noise.next()).collect();
+        assert!(values.iter().all(|x| (-1.0..=1.0).contains(x)));
+        let mean = values.iter().sum::<f32>() / 1000.0;
+        assert!(mean.abs() < 0.1, "{mean}");
+    }
+
+    #[test]
+    fn pairs_have_the_sizes_of_the_model() {
+        let config = ClipConfig::default();
+        let batch = pairs(&config, 2);
+        assert_eq!(batch.pictures[1].data.len(), 3 * 224 * 224);
+        assert_eq!(batch.texts.ids.len(), 2 * 77);
+        assert!(batch.texts.ids.iter().all(|id| (0..49408).contains(id)));
+        assert_eq!(batch.texts.ids[76], 49407);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_system_says_how_much_memory_was_held() {
+        assert!(memory("VmHWM").unwrap() >= memory("VmRSS").unwrap() * 0.5);
+        assert_eq!(memory("VmNothing"), None);
+    }
+}
