@@ -4,9 +4,10 @@
 use std::time::Instant;
 
 use burn::tensor::Device;
+use image::{Rgb, RgbImage};
 use vlm_contrastive::PairBatch;
 use vlm_encoders::ClipConfig;
-use vlm_encoders::image::Pixels;
+use vlm_encoders::image::{CLIP_MEAN, CLIP_STD, ImageProcessor};
 use vlm_encoders::text::Batch;
 
 /// `count` pairs in the sizes of `config`, each a positive of its own; texts fill the context.
@@ -14,10 +15,12 @@ pub fn pairs(config: &ClipConfig, count: usize) -> PairBatch {
     let (image, text) = (&config.vision, &config.text);
     let mut noise = Noise(count as u64);
     let size = image.image_size;
-    let pictures = (0..count).map(|_| Pixels {
-        data: (0..image.num_channels * size * size).map(|_| noise.next()).collect(),
-        height: size,
-        width: size,
+    let processor = ImageProcessor::clip(size, CLIP_MEAN, CLIP_STD);
+    let pictures = (0..count).map(|_| {
+        let mut sample = || (noise.next() * 127.0 + 128.0) as u8;
+        let picture =
+            RgbImage::from_fn(size as u32, size as u32, |_, _| Rgb([sample(), sample(), sample()]));
+        processor.process(&picture).expect("a picture of the right size")
     });
     let pictures = pictures.collect();
     let cols = text.max_position_embeddings;
@@ -130,7 +133,7 @@ mod tests {
     fn pairs_have_the_sizes_of_the_model() {
         let config = ClipConfig::default();
         let batch = pairs(&config, 2);
-        assert_eq!(batch.pictures[1].data.len(), 3 * 224 * 224);
+        assert_eq!(batch.pictures[1].size(), (224, 224));
         assert_eq!(batch.texts.ids.len(), 2 * 77);
         assert!(batch.texts.ids.iter().all(|id| (0..49408).contains(id)));
         assert_eq!(batch.texts.ids[76], 49407);

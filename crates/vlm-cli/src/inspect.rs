@@ -77,7 +77,7 @@ fn batch(path: &std::path::Path, args: &Args, device: &Device) -> Result<()> {
     let parts = train::prepare(&config, device)?;
     let task = train::task(&config, &parts)?;
     let (indices, batch) = task.preview().map_err(anyhow::Error::from_boxed)?;
-    let (_, images, tokenizer) = &parts.folder;
+    let (_, _, tokenizer) = &parts.folder;
     let mut cards = Vec::new();
     for (row, index) in indices.iter().enumerate() {
         let sample = &parts.data.samples[*index];
@@ -92,8 +92,8 @@ fn batch(path: &std::path::Path, args: &Args, device: &Device) -> Result<()> {
             })
             .collect();
         let mut png = Cursor::new(Vec::new());
-        images
-            .unprocess(&batch.pictures[row])
+        batch.pictures[row]
+            .picture()
             .write_to(&mut png, ::image::ImageFormat::Png)
             .context("cannot draw a picture")?;
         cards.push(Card {

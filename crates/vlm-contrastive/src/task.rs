@@ -206,7 +206,7 @@ impl Task for ContrastiveTask {
     ) -> Result<Box<dyn Iterator<Item = Result<PairBatch, BoxError>> + '_>, BoxError> {
         let plan: Vec<Vec<usize>> = self.plan(epoch)?.into_iter().skip(start).collect();
         let preparer = self.preparer(epoch);
-        let loader = Loader { workers: self.batch.workers, prefetch: 2 * self.batch.size };
+        let loader = Loader { workers: self.batch.workers, prefetch: self.batch.size };
         let prepared = loader.run(
             plan.clone(),
             Arc::new(move |sample: usize, _: usize| preparer.prepare(sample).map_err(Failed)),

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
+use image::{Rgb, RgbImage};
 use vlm_contrastive::{DualEncoder, Loss, PairBatch, gradients};
-use vlm_encoders::image::Pixels;
+use vlm_encoders::image::{CLIP_MEAN, CLIP_STD, ImageProcessor};
 use vlm_encoders::{ClipConfig, Start, TextConfig, VisionConfig, text};
 use vlm_nn::params::PathStack;
 use vlm_train::Grads;
@@ -51,12 +52,14 @@ fn some(i: usize, below: usize) -> usize {
 /// `pictures` pairs and `extra` texts; every third pair shares the group of the one before it.
 fn batch(pictures: usize, extra: usize, keep: bool) -> PairBatch {
     let rows = pictures + extra;
-    let image = |p: usize| Pixels {
-        data: (0..3 * 24 * 24)
-            .map(|i| some(p * 1728 + i, 1000) as f32 / 500.0 - 1.0 + (p % 5) as f32 * 0.2)
-            .collect(),
-        height: 24,
-        width: 24,
+    let processor = ImageProcessor::clip(24, CLIP_MEAN, CLIP_STD);
+    let image = |p: usize| {
+        let sample = |i: usize| (some(p * 1728 + i, 200) + (p % 5) * 10) as u8;
+        let picture = RgbImage::from_fn(24, 24, |x, y| {
+            let at = 3 * (24 * y + x) as usize;
+            Rgb([sample(at), sample(at + 1), sample(at + 2)])
+        });
+        processor.process(&picture).unwrap()
     };
     // Of different lengths, so that chunks differ in the tokens they need.
     let ends: Vec<i64> = (0..rows).map(|r| 2 + some(r, COLS - 2) as i64).collect();

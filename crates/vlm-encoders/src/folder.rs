@@ -114,11 +114,11 @@ impl ClipFolder {
 /// # Panics
 /// If the pictures differ in size.
 pub fn batch_pixels(pictures: &[Pixels], device: &Device) -> Tensor<4> {
-    let (h, w) = pictures.first().map_or((0, 0), |p| (p.height, p.width));
+    let (h, w) = pictures.first().map_or((0, 0), Pixels::size);
     let mut data = Vec::with_capacity(pictures.len() * 3 * h * w);
     for picture in pictures {
-        assert_eq!((picture.height, picture.width), (h, w), "pictures of different sizes");
-        data.extend_from_slice(&picture.data);
+        assert_eq!(picture.size(), (h, w), "pictures of different sizes");
+        picture.write(&mut data);
     }
     Tensor::from_data(TensorData::new(data, [pictures.len(), 3, h, w]), device)
 }

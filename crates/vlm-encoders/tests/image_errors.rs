@@ -189,7 +189,7 @@ fn long_strips_are_cropped_or_refused() {
     use vlm_encoders::image::{CLIP_MEAN, CLIP_STD};
     let mut clip = ImageProcessor::clip(224, CLIP_MEAN, CLIP_STD);
     let strip = RgbImage::new(1, 20_000);
-    assert_eq!(clip.process(&strip).unwrap().data.len(), 3 * 224 * 224);
+    assert_eq!(clip.process(&strip).unwrap().values().len(), 3 * 224 * 224);
     clip.crop = None;
     assert!(matches!(clip.process(&strip), Err(ImageError::Bound { .. })));
     assert!(matches!(clip.process(&RgbImage::new(0, 5)), Err(ImageError::EmptyPicture)));

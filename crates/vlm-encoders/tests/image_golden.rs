@@ -93,11 +93,11 @@ fn numbers_are_transformers() {
         let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs()).max_by(f32::total_cmp);
         assert!(worst.is_some_and(|worst| worst <= 1e-6), "differs by {worst:?}");
     };
-    close(&clip(16).process_path(&file).unwrap().data, &golden.numbers("normalised-16"));
+    close(&clip(16).process_path(&file).unwrap().values(), &golden.numbers("normalised-16"));
 
     let large = clip(224).process_path(&file).unwrap();
     let row: Vec<f32> = large
-        .data
+        .values()
         .chunks_exact(224 * 224)
         .flat_map(|channel| &channel[100 * 224..101 * 224])
         .copied()

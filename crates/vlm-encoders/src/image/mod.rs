@@ -12,14 +12,15 @@ mod error;
 mod filter;
 mod jpeg;
 mod passes;
+mod pixels;
 mod processor;
 mod resample;
-mod unprocess;
 
 pub use decode::{MAX_EDGE, MAX_PIXELS, load, load_bytes, load_rgba, load_rgba_bytes};
 pub use error::ImageError;
 pub use filter::Filter;
-pub use processor::{CLIP_MEAN, CLIP_STD, ImageProcessor, Pixels, Resize};
+pub use pixels::Pixels;
+pub use processor::{CLIP_MEAN, CLIP_STD, ImageProcessor, Resize};
 pub use resample::{Window, resize};
 
 /// 8-bit RGB, row after row.

@@ -15,6 +15,7 @@ use super::crop::{Placed, centre};
 use super::decode::load;
 use super::error::ImageError;
 use super::filter::Filter;
+use super::pixels::{Pixels, Scaling};
 use super::resample::{Window, resize};
 
 /// Mean of OpenAI's CLIP, per channel, of samples in 0…1.
@@ -49,17 +50,6 @@ pub struct ImageProcessor {
     pub rescale: Option<f64>,
     /// Mean and standard deviation per channel; `None` leaves the samples.
     pub normalize: Option<([f64; 3], [f64; 3])>,
-}
-
-/// A picture ready for an encoder.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Pixels {
-    /// `[3, height, width]`, contiguous.
-    pub data: Vec<f32>,
-    /// Rows.
-    pub height: usize,
-    /// Columns.
-    pub width: usize,
 }
 
 impl ImageProcessor {
@@ -106,16 +96,10 @@ impl ImageProcessor {
     /// # Errors
     /// [`ImageError::EmptyPicture`]; [`ImageError::Bound`] if the result would be absurdly large.
     pub fn process(&self, picture: &RgbImage) -> Result<Pixels, ImageError> {
-        let (height, width, bytes) = self.resized_and_cropped(picture)?;
+        let (height, width, samples) = self.resized_and_cropped(picture)?;
         bound::check(height * width, 3 * size_of::<f32>())?;
-        let levels = self.levels();
-        let mut data = Vec::with_capacity(height * width * 3);
-        for (channel, levels) in levels.iter().enumerate() {
-            data.extend(
-                bytes.as_chunks::<3>().0.iter().map(|pixel| levels[usize::from(pixel[channel])]),
-            );
-        }
-        Ok(Pixels { data, height, width })
+        let scaling = Scaling { rescale: self.rescale, normalize: self.normalize };
+        Ok(Pixels::new(samples, height, width, scaling))
     }
 
     /// Reads and prepares a picture.
@@ -162,20 +146,6 @@ impl ImageProcessor {
                 if width <= height { (long, edge) } else { (edge, long) }
             }
         }
-    }
-
-    /// The number that each of the 256 levels becomes, per channel: in double precision up to the
-    /// rescaling and in single precision from there, as numpy does it for transformers.
-    fn levels(&self) -> [[f32; 256]; 3] {
-        std::array::from_fn(|channel| {
-            std::array::from_fn(|level| {
-                let value =
-                    self.rescale.map_or(level as f32, |factor| (level as f64 * factor) as f32);
-                self.normalize.map_or(value, |(mean, std)| {
-                    (value - mean[channel] as f32) / std[channel] as f32
-                })
-            })
-        })
     }
 }
 
