@@ -54,7 +54,7 @@ pub fn line(text: &str) -> anyhow::Result<()> {
 /// Prints one JSON document.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(&serde_json::to_string_pretty(value)?)
 }

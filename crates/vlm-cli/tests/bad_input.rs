@@ -192,7 +192,9 @@ fn caption_files_name_the_line() {
 
 #[test]
 fn caption_folders_name_the_file() {
-    let cases: &[(&str, &[(&str, &[u8])], &[&str])] = &[
+    /// A name, the files, and the words of the refusal.
+    type Broken = (&'static str, &'static [(&'static str, &'static [u8])], &'static [&'static str]);
+    let cases: &[Broken] = &[
         ("lone", &[("cat.txt", b"x"), ("dog.png", b"x")], &["dog.png", "no caption file"]),
         ("empty-line", &[("cat.txt", b"x\n\ny\n")], &["cat.txt:2: ", "empty"]),
         ("empty-text", &[("cat.txt", b"")], &["cat.txt: ", "empty"]),

@@ -139,6 +139,9 @@ pub fn read_one<M: Module>(module: &M, path: &str) -> TensorData {
     finder.2.unwrap_or_else(|| panic!("no parameter {path}"))
 }
 
+/// Gives new values to the parameter at a path, of a shape; `None` keeps the old ones.
+pub type Replacement<'a, E> = dyn FnMut(&str, &[usize]) -> Result<Option<TensorData>, E> + 'a;
+
 /// Replaces parameters: `f(path, shape)` returns the new values, or `None` to keep the old.
 ///
 /// A blank parameter that is replaced never allocates its blank values.
@@ -148,13 +151,10 @@ pub fn read_one<M: Module>(module: &M, path: &str) -> TensorData {
 ///
 /// # Panics
 /// If `f` returns values of another shape.
-pub fn replace<M: Module, E>(
-    module: M,
-    f: &mut dyn FnMut(&str, &[usize]) -> Result<Option<TensorData>, E>,
-) -> Result<M, E> {
+pub fn replace<M: Module, E>(module: M, f: &mut Replacement<'_, E>) -> Result<M, E> {
     struct Replacer<'a, E> {
         stack: PathStack,
-        f: &'a mut dyn FnMut(&str, &[usize]) -> Result<Option<TensorData>, E>,
+        f: &'a mut Replacement<'a, E>,
         error: Option<E>,
     }
     impl<E> ModuleMapper for Replacer<'_, E> {
