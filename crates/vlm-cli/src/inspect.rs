@@ -66,7 +66,9 @@ fn model(dir: &std::path::Path, device: &Device) -> Result<()> {
     }
     let names = ClipModel::names(&clip.config);
     for param in params::list(&clip.model) {
-        output::line(&format!("  {:<72} {:?}", names(&param.path).name, param.shape))?;
+        let named = names(&param.path);
+        let shape = named.layout.file_shape(&param.shape);
+        output::line(&format!("  {:<72} {shape:?}", named.name))?;
     }
     Ok(())
 }

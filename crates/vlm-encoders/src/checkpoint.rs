@@ -30,7 +30,7 @@ pub enum Layout {
 
 impl Layout {
     /// The shape in the file of a parameter that has this shape here.
-    fn file_shape(self, shape: &[usize]) -> Vec<usize> {
+    pub fn file_shape(self, shape: &[usize]) -> Vec<usize> {
         match self {
             Layout::Same => shape.to_vec(),
             Layout::Transposed => shape.iter().rev().copied().collect(),
