@@ -197,10 +197,10 @@ fn a_run_folder_has_everything() {
     };
     let summary = read("summary.json");
     assert_eq!(fields(&summary["metrics"]), ["classes_top1", "classes_top5"]);
-    assert_eq!(
-        (read("run.json")["device"].as_str(), summary["seed"].as_u64()),
-        (Some("flex"), Some(1))
-    );
+    assert_eq!(summary["seed"].as_u64(), Some(1));
+    // The first backend of the build.
+    let device = read("run.json")["device"].as_str().unwrap_or_default().to_owned();
+    assert!(["flex", "tch", "cuda", "rocm", "wgpu"].contains(&&*device), "{device}");
     self_contained(&run.join("report.html"), 4);
     let log = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let kinds = |kind: &str| log.matches(&format!("\"kind\":\"{kind}\"")).count();
