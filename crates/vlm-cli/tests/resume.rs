@@ -95,6 +95,10 @@ fn alike_tensors(a: &Path, b: &Path) -> bool {
         })
 }
 
+fn same(a: &serde_json::Value, b: &serde_json::Value) -> bool {
+    if EXACT { a == b } else { alike(a, b) }
+}
+
 #[track_caller]
 fn same_end(out: &Path) {
     let last = format!("checkpoints/step-{STEPS:08}");
@@ -110,7 +114,6 @@ fn same_end(out: &Path) {
         let text = fs::read(run.join(&last).join("state.json")).unwrap();
         serde_json::from_slice::<serde_json::Value>(&text).unwrap()
     };
-    let same = |a: &serde_json::Value, b| if EXACT { a == b } else { alike(a, b) };
     assert!(same(&state(out), &state(undisturbed())), "{}", state(out));
     // Each step once, and with the numbers that it had the first time.
     let (got, want) = (records(out), records(undisturbed()));
