@@ -4,9 +4,9 @@ use std::io::Cursor;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use burn::module::Module;
 use burn::tensor::Device;
-use vlm_encoders::{ClipFolder, ClipModel};
-use vlm_nn::params;
+use vlm_encoders::{Blueprint, Encoder, TextSpec, VisionSpec};
 use vlm_store::write_file;
 use vlm_train::{Card, Report, describe};
 
@@ -41,34 +41,60 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
 }
 
 fn model(dir: &std::path::Path, device: &Device) -> Result<()> {
-    let clip = ClipFolder::open(dir, device)?;
-    let (v, t) = (&clip.config.vision, &clip.config.text);
-    output::line(&format!("CLIPModel in {}", dir.display()))?;
+    match Encoder::open(dir, device)? {
+        Encoder::Vision(folder) => {
+            head(dir, folder.plan.model_type(), "image encoder")?;
+            image_tower(&folder.plan.spec)?;
+            tensors(&folder.plan, &folder.model)
+        }
+        Encoder::Text(folder) => {
+            head(dir, folder.plan.model_type(), "text encoder")?;
+            text_tower(&folder.plan.spec)?;
+            tensors(&folder.plan, &folder.model)
+        }
+        Encoder::Dual(folder) => {
+            head(dir, folder.plan.model_type(), "dual encoder")?;
+            image_tower(&folder.plan.spec.vision)?;
+            text_tower(&folder.plan.spec.text)?;
+            output::line(&format!(
+                "shared space {} dimensions, logit scale {:.2}",
+                folder.plan.spec.dim,
+                folder.model.scale()
+            ))?;
+            tensors(&folder.plan, &folder.model)
+        }
+    }
+}
+
+fn head(dir: &std::path::Path, kind: &str, what: &str) -> Result<()> {
+    output::line(&format!("{kind} in {}, {what}", dir.display()))
+}
+
+fn image_tower(spec: &VisionSpec) -> Result<()> {
+    let (height, width) = spec.image;
     output::line(&format!(
-        "image tower  {} layers, width {}, {} heads, {} px in patches of {}",
-        v.num_hidden_layers, v.hidden_size, v.num_attention_heads, v.image_size, v.patch_size
-    ))?;
+        "image tower  {} layers, width {}, {} heads, {width}x{height} px in patches of {}",
+        spec.layers, spec.block.width, spec.block.heads, spec.patch
+    ))
+}
+
+fn text_tower(spec: &TextSpec) -> Result<()> {
     output::line(&format!(
         "text tower   {} layers, width {}, {} heads, {} tokens known, {} at a time",
-        t.num_hidden_layers,
-        t.hidden_size,
-        t.num_attention_heads,
-        t.vocab_size,
-        t.max_position_embeddings
-    ))?;
-    output::line(&format!(
-        "shared space {} dimensions, logit scale {:.2}",
-        clip.config.projection_dim,
-        clip.model.scale()
-    ))?;
-    for part in describe(&clip.model) {
+        spec.blocks.len(),
+        spec.shape.width,
+        spec.shape.heads,
+        spec.vocabulary,
+        spec.context
+    ))
+}
+
+fn tensors<S, M: Module>(plan: &Blueprint<S>, model: &M) -> Result<()> {
+    for part in describe(model) {
         output::line(&format!("{:<20} {:>12} values", part.part, part.total))?;
     }
-    let names = ClipModel::names(&clip.config);
-    for param in params::list(&clip.model) {
-        let named = names(&param.path);
-        let shape = named.layout.file_shape(&param.shape);
-        output::line(&format!("  {:<72} {shape:?}", named.name))?;
+    for (name, shape) in plan.tensors(model) {
+        output::line(&format!("  {name:<72} {shape:?}"))?;
     }
     Ok(())
 }

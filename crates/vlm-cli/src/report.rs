@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use burn::tensor::Tensor;
 use vlm_contrastive::zero_shot::top_k;
-use vlm_encoders::{ClipFolder, image};
+use vlm_encoders::{DualFolder, image};
 use vlm_train::{Card, MetricsLog, Report, RunDir, Series};
 
 use crate::config::RunConfig;
@@ -23,29 +23,28 @@ const SHOWN: usize = 24;
 pub fn page(
     run: &RunDir,
     config: &RunConfig,
-    clip: &ClipFolder,
+    clip: &DualFolder,
     measured: &[Measured],
 ) -> Result<String> {
     let mut report = Report::new(&format!("Training run {}", run.root().display()));
-    let (v, t) = (&clip.config.vision, &clip.config.text);
+    let (vision, text) = (&clip.plan.spec.vision, &clip.plan.spec.text);
     report.facts(&[
         ("data", config.data.train.clone()),
         (
             "image tower",
             format!(
                 "{} layers, width {}, {} heads, patch {} of {} px",
-                v.num_hidden_layers,
-                v.hidden_size,
-                v.num_attention_heads,
-                v.patch_size,
-                v.image_size
+                vision.layers, vision.block.width, vision.block.heads, vision.patch, vision.image.0
             ),
         ),
         (
             "text tower",
             format!(
                 "{} layers, width {}, {} heads, {} tokens known",
-                t.num_hidden_layers, t.hidden_size, t.num_attention_heads, t.vocab_size
+                text.blocks.len(),
+                text.shape.width,
+                text.shape.heads,
+                text.vocabulary
             ),
         ),
         ("epochs", config.train.epochs.to_string()),

@@ -10,7 +10,7 @@ use vlm_contrastive::{ContrastiveTask, DualEncoder};
 use vlm_datasets::Dataset;
 use vlm_encoders::image::{CLIP_MEAN, CLIP_STD, ImageProcessor};
 use vlm_encoders::text::{Tokenizer, train_clip_bpe};
-use vlm_encoders::{ClipConfig, ClipFolder, Start, patch_positions};
+use vlm_encoders::{Blueprint, ClipConfig, DualFolder, DualSpec, Start};
 use vlm_store::write_file;
 use vlm_train::{Ending, RunDir, StopFlag, Task, Trainer};
 
@@ -43,12 +43,19 @@ pub struct Parts {
     pub data: Dataset,
     pub validation: Option<Dataset>,
     pub folder: Shape,
-    /// The model to go on with, if the configuration names one.
-    pub start: Option<ClipFolder>,
+    pub start: Beginning,
+}
+
+/// What training begins with.
+pub enum Beginning {
+    /// A model, to go on with.
+    Model(Box<DualFolder>),
+    /// A shape, to be filled with start values.
+    Fresh(Box<ClipConfig>),
 }
 
 /// Everything of a model folder but the weights.
-pub type Shape = (ClipConfig, ImageProcessor, Tokenizer);
+pub type Shape = (Blueprint<DualSpec>, ImageProcessor, Tokenizer);
 
 /// Opens the data and settles the shape of the model.
 ///
@@ -61,9 +68,9 @@ pub fn prepare(config: &RunConfig, device: &Device) -> Result<Parts> {
         data.truth()?;
     }
     if let Some(from) = &config.model.from {
-        let clip = ClipFolder::open(from, device)?;
-        let shape = (clip.config.clone(), clip.images.clone(), clip.tokenizer.clone());
-        return Ok(Parts { data, validation, folder: shape, start: Some(clip) });
+        let clip = DualFolder::open(from, device)?;
+        let shape = (clip.plan.clone(), clip.images.clone(), clip.tokenizer.clone());
+        return Ok(Parts { data, validation, folder: shape, start: Beginning::Model(clip.into()) });
     }
     let model = &config.model;
     let vision = model.vision.clone().unwrap_or_default();
@@ -102,14 +109,15 @@ pub fn prepare(config: &RunConfig, device: &Device) -> Result<Parts> {
         }
         clip.logit_scale_init_value = scale.ln();
     }
-    clip.validate().map_err(|reason| anyhow::anyhow!("[model]: {reason}"))?;
-    let patches = patch_positions(clip.vision.image_size, clip.vision.patch_size);
+    let plan = Blueprint::clip(&clip).map_err(|reason| anyhow::anyhow!("[model]: {reason}"))?;
+    let patches = plan.spec.vision.patches();
     if model.start == Start::Located && clip.vision.hidden_size <= patches {
         bail!(
             "model.start = \"located\" needs a vision.hidden_size above the {patches} patches; use start = \"clip\""
         );
     }
-    Ok(Parts { data, validation, folder: (clip, images, tokenizer), start: None })
+    let start = Beginning::Fresh(clip.into());
+    Ok(Parts { data, validation, folder: (plan, images, tokenizer), start })
 }
 
 /// Builds the task of a configuration.
@@ -151,10 +159,11 @@ pub fn run(args: Args, device_name: &str, device: &Device) -> Result<ExitCode> {
             Ok((e.name.clone(), e.note.clone(), data))
         })
         .collect::<Result<_>>()?;
-    let (shape, _, _) = &parts.folder;
     let model = match parts.start {
-        Some(clip) => DualEncoder::of(clip.model, config.loss),
-        None => DualEncoder::init(shape, config.model.start, config.loss, config.seed, &training),
+        Beginning::Model(clip) => DualEncoder::of(clip.model, config.loss),
+        Beginning::Fresh(shape) => {
+            DualEncoder::init(&shape, config.model.start, config.loss, config.seed, &training)
+        }
     };
     config.optim.check_paths(&model)?;
     let record = serde_json::to_value(&config)?;
@@ -192,7 +201,7 @@ pub fn run(args: Args, device_name: &str, device: &Device) -> Result<ExitCode> {
     let seconds = began.elapsed().as_secs_f64();
 
     // Measured as others will use it: from the folder on disk.
-    let clip = ClipFolder::open(&run.model(), device)?;
+    let clip = DualFolder::open(&run.model(), device)?;
     let mut measured = Vec::new();
     for (name, note, data) in &evals {
         let features = eval::features(&clip, data, &run.model())?;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use burn::tensor::Device;
 use serde::Serialize;
 use vlm_contrastive::{Classifier, embed_pictures, zero_shot};
-use vlm_encoders::ClipFolder;
+use vlm_encoders::DualFolder;
 
 use crate::labels::{Labels, TemplateChoice};
 use crate::output;
@@ -53,7 +53,7 @@ struct Guess {
 pub fn run(args: &Args, device: &Device) -> Result<()> {
     let labels = args.labels.read()?;
     let templates = args.templates.read()?;
-    let clip = ClipFolder::open(&args.model, device)?;
+    let clip = DualFolder::open(&args.model, device)?;
     let features = embed_pictures(&clip, &args.image).map_err(output::blame(&args.model))?;
     let classifier =
         Classifier::new(&clip, &labels, &templates).map_err(output::blame(&args.model))?;

@@ -150,7 +150,7 @@ fn retrieve() {
 fn inspect() {
     let said = works(vlm().arg("inspect").arg(model()));
     for words in
-        ["1 layers, width 16, 2 heads, 16 px in patches of 8", "16 dimensions", "[16, 3, 8, 8]"]
+        ["1 layers, width 16, 2 heads, 16x16 px in patches of 8", "16 dimensions", "[16, 3, 8, 8]"]
     {
         assert!(said.contains(words), "{said}");
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
-use vlm_encoders::{ClipFolder, batch_pixels};
+use vlm_encoders::{DualFolder, PictureEncoder, TextEncoder};
 
 use crate::retrieval::{Retrieval, recall_of_features};
 use crate::{Error, Templates, templates, zero_shot};
@@ -14,22 +14,26 @@ const BATCH: usize = 64;
 /// Texts that are embedded together.
 const TEXTS: usize = 256;
 
-/// L2-normalised features of pictures, `[pictures, dim]`. At most 64 are decoded at a time.
+/// Features of pictures, `[pictures, dim]`; those of a dual encoder have length 1. At most 64 are
+/// decoded at a time.
 ///
 /// # Errors
 /// The first picture that cannot be read, in order; a model that gives no numbers.
-pub fn embed_pictures(clip: &ClipFolder, paths: &[PathBuf]) -> Result<Tensor<2>, Error> {
-    let device = clip.model.logit_scale.device();
+pub fn embed_pictures(
+    encoder: &impl PictureEncoder,
+    paths: &[PathBuf],
+) -> Result<Tensor<2>, Error> {
+    let processor = encoder.processor()?;
     let mut parts = Vec::new();
     for paths in paths.chunks(BATCH) {
         let pixels = paths
             .par_iter()
-            .map(|path| clip.images.process_path(path))
+            .map(|path| processor.process_path(path))
             .collect::<Vec<_>>()
             .into_iter()
             .collect::<Result<Vec<_>, _>>()
             .map_err(vlm_encoders::Error::from)?;
-        parts.push(clip.model.encode_images(batch_pixels(&pixels, &device)));
+        parts.push(encoder.encode_pictures(&pixels)?);
     }
     if parts.is_empty() {
         return Err(Error::NoPictures);
@@ -43,13 +47,15 @@ fn finite(features: Tensor<2>, what: &'static str) -> Result<Tensor<2>, Error> {
     if sum.is_finite() { Ok(features) } else { Err(Error::Features(what)) }
 }
 
-/// L2-normalised features of texts, `[texts, dim]`.
+/// Features of texts, `[texts, dim]`; those of a dual encoder have length 1.
 ///
 /// # Errors
 /// If there is none, the tokenizer fails, or the model gives no numbers.
-pub fn embed_texts(clip: &ClipFolder, texts: &[String]) -> Result<Tensor<2>, Error> {
-    let parts =
-        texts.chunks(TEXTS).map(|texts| clip.encode_texts(texts)).collect::<Result<Vec<_>, _>>()?;
+pub fn embed_texts(encoder: &impl TextEncoder, texts: &[String]) -> Result<Tensor<2>, Error> {
+    let parts = texts
+        .chunks(TEXTS)
+        .map(|texts| encoder.encode_texts(texts))
+        .collect::<Result<Vec<_>, _>>()?;
     if parts.is_empty() {
         return Err(Error::NoTexts);
     }
@@ -71,7 +77,7 @@ impl Classifier {
     ///
     /// # Errors
     /// If there are no labels.
-    pub fn new(clip: &ClipFolder, labels: &[String], templates: &Templates) -> Result<Self, Error> {
+    pub fn new(clip: &DualFolder, labels: &[String], templates: &Templates) -> Result<Self, Error> {
         if labels.is_empty() {
             return Err(Error::NoLabels);
         }
@@ -127,7 +133,7 @@ pub fn classify(
 /// # Errors
 /// If there is no caption, or the tokenizer fails.
 pub fn retrieve(
-    clip: &ClipFolder,
+    clip: &DualFolder,
     features: Tensor<2>,
     captions: &[Vec<String>],
 ) -> Result<Retrieval, Error> {

@@ -77,7 +77,7 @@ impl PairBatch {
         device: &Device,
     ) -> Tensor<2> {
         let (ids, ends) = self.tokens(from, to, device);
-        loss::normalize(model.clip.text_features(ids, ends))
+        loss::normalize(model.clip.text_features(ids, ends, None))
     }
 }
 

@@ -4,9 +4,9 @@
 //! ```no_run
 //! use burn::tensor::Device;
 //! use vlm_contrastive::{Classifier, Templates, embed_pictures, zero_shot::top_k};
-//! use vlm_encoders::ClipFolder;
+//! use vlm_encoders::DualFolder;
 //!
-//! let clip = ClipFolder::open("runs/emoji/model".as_ref(), &Device::flex())?;
+//! let clip = DualFolder::open("runs/emoji/model".as_ref(), &Device::flex())?;
 //! let labels = ["dog face".to_owned(), "cat face".to_owned()];
 //! let classifier = Classifier::new(&clip, &labels, &Templates::none())?;
 //! let scores = classifier.scores(embed_pictures(&clip, &["pet.png".into()])?);

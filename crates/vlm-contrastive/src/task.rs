@@ -9,8 +9,8 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use vlm_datasets::{Dataset, Error as DataError, Loader, grouped, order, plain};
 use vlm_encoders::image::ImageProcessor;
-use vlm_encoders::text::{Padding, Tokenizer};
-use vlm_encoders::{ClipConfig, ClipFolder, Float, patch_positions};
+use vlm_encoders::text::Tokenizer;
+use vlm_encoders::{Blueprint, DualFolder, DualSpec, Float};
 use vlm_train::{BoxError, Grads, StepReport, Task, Validation};
 
 use crate::evaluate::{Classifier, classify, embed_pictures, retrieve};
@@ -66,7 +66,7 @@ pub struct ContrastiveTask {
     groups: Arc<Vec<u32>>,
     members: Arc<Vec<Vec<usize>>>,
     validation: Option<Dataset>,
-    config: ClipConfig,
+    shape: Blueprint<DualSpec>,
     images: ImageProcessor,
     tokenizer: Tokenizer,
     sample: SampleConfig,
@@ -83,7 +83,7 @@ impl ContrastiveTask {
     pub fn new(
         data: Dataset,
         validation: Option<Dataset>,
-        (config, images, tokenizer): (ClipConfig, ImageProcessor, Tokenizer),
+        (shape, images, tokenizer): (Blueprint<DualSpec>, ImageProcessor, Tokenizer),
         sample: SampleConfig,
         batch: BatchConfig,
         loss: Loss,
@@ -104,7 +104,7 @@ impl ContrastiveTask {
             groups: Arc::new(groups),
             members: Arc::new(members),
             validation,
-            config,
+            shape,
             images,
             tokenizer,
             sample,
@@ -115,14 +115,14 @@ impl ContrastiveTask {
     }
 
     fn preparer(&self, epoch: u64) -> Preparer {
-        let vision = &self.config.vision;
+        let vision = &self.shape.spec.vision;
         Preparer {
             data: Arc::clone(&self.data),
             members: Arc::clone(&self.members),
             groups: Arc::clone(&self.groups),
             images: self.images.clone(),
             config: self.sample.clone(),
-            patches: patch_positions(vision.image_size, vision.patch_size),
+            patches: vision.patches(),
             seed: self.seed,
             epoch,
         }
@@ -161,17 +161,16 @@ impl ContrastiveTask {
             texts.push(self.data.samples[pick].captions[0].clone());
             text_groups.push(self.groups[pick]);
         }
-        let context = self.config.text.max_position_embeddings;
-        let texts = self.tokenizer.encode_batch(&texts, context, Padding::Longest)?;
-        let ends = vlm_encoders::end_places(&texts, self.config.text.eos_token_id);
+        let texts = self.shape.spec.text.tokenize(&self.tokenizer, &texts)?;
+        let ends = vlm_encoders::pool_places(&texts, self.shape.spec.text.pool);
         Ok(PairBatch { pictures, keep, texts, ends, picture_groups, text_groups })
     }
 
     /// The model as a folder has it.
-    fn folder(&self, model: &DualEncoder) -> ClipFolder {
-        ClipFolder {
-            config: self.config.clone(),
-            model: model.clip.clone(),
+    fn folder(&self, model: &DualEncoder) -> DualFolder {
+        DualFolder {
+            plan: self.shape.clone(),
+            model: model.model(&self.shape.spec),
             images: self.images.clone(),
             tokenizer: self.tokenizer.clone(),
         }

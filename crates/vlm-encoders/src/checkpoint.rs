@@ -26,6 +26,8 @@ pub enum Layout {
     },
     /// A single number: `[]` there, `[1]` here.
     Scalar,
+    /// So many dimensions of 1 there before those here.
+    Lead(usize),
 }
 
 impl Layout {
@@ -36,6 +38,7 @@ impl Layout {
             Layout::Transposed => shape.iter().rev().copied().collect(),
             Layout::Patches { channels, patch } => vec![shape[1], channels, patch, patch],
             Layout::Scalar => vec![],
+            Layout::Lead(ones) => [vec![1; ones], shape.to_vec()].concat(),
         }
     }
 
@@ -51,7 +54,24 @@ pub struct Named {
     pub name: String,
     /// Its layout there.
     pub layout: Layout,
+    /// Which of how many parts of equal height it is, where the file has several in one tensor,
+    /// one under the other.
+    pub part: Option<(usize, usize)>,
 }
+
+impl Named {
+    /// The shape of the tensor in the file of a parameter that has this shape here.
+    pub fn file_shape(&self, shape: &[usize]) -> Vec<usize> {
+        let mut shape = self.layout.file_shape(shape);
+        if let (Some((_, of)), Some(rows)) = (self.part, shape.first_mut()) {
+            *rows *= of;
+        }
+        shape
+    }
+}
+
+/// A table of names: from a parameter's path and number of dimensions.
+pub type Table<'a> = dyn Fn(&str, usize) -> Named + 'a;
 
 /// Transposes `[rows, cols]` in tiles that fit the cache.
 fn transpose(data: TensorData, rows: usize, cols: usize) -> TensorData {
@@ -72,10 +92,10 @@ fn transpose(data: TensorData, rows: usize, cols: usize) -> TensorData {
     TensorData::new(target, [cols, rows])
 }
 
-/// Loads every parameter of `module` from `files`; `names(path)` says where each lies.
+/// Loads every parameter of `module` from `files`; `table` says where each lies.
 ///
-/// Every tensor of the file must be wanted, except `position_ids`, which old files carry and
-/// nobody needs. One tensor at a time is held besides the module itself.
+/// Every tensor of the file must be wanted, except those that `spare` knows. One tensor at a
+/// time is held besides the module itself.
 ///
 /// # Errors
 /// [`Error::Tensors`] lists all that is missing, surplus or misshapen; [`Error::Store`] if
@@ -83,16 +103,19 @@ fn transpose(data: TensorData, rows: usize, cols: usize) -> TensorData {
 pub fn load<M: Module>(
     module: M,
     files: &TensorFiles,
-    names: &dyn Fn(&str) -> Named,
+    table: &Table<'_>,
+    spare: &dyn Fn(&str) -> bool,
 ) -> Result<M, Error> {
     let mut mismatch = Mismatch::default();
     let mut wanted = BTreeSet::new();
     for param in params::list(&module) {
-        let Named { name, layout } = names(&param.path);
-        let shape = layout.file_shape(&param.shape);
+        let named = table(&param.path, param.shape.len());
+        let shape = named.file_shape(&param.shape);
+        let name = stored(&named.name, files);
         match files.shape(&name) {
+            None if wanted.contains(&name) => {}
             None => mismatch.missing.push(name.clone()),
-            Some(found) if found != shape => {
+            Some(found) if found != shape && !wanted.contains(&name) => {
                 mismatch.misshapen.push((name.clone(), shape, found.to_vec()));
             }
             Some(_) => {}
@@ -101,16 +124,23 @@ pub fn load<M: Module>(
     }
     mismatch.surplus = files
         .names()
-        .filter(|name| !wanted.contains(*name) && !name.ends_with(".embeddings.position_ids"))
+        .filter(|name| !wanted.contains(*name) && !spare(name))
         .map(str::to_owned)
         .collect();
     if !mismatch.is_empty() {
         return Err(Error::Tensors { path: files.path().to_owned(), mismatch });
     }
     params::replace(module, &mut |path, shape| {
-        let Named { name, layout } = names(path);
-        let data = files.read(&name)?;
-        let data = if layout.turns() {
+        let named = table(path, shape.len());
+        let name = stored(&named.name, files);
+        let data = match named.part {
+            None => files.read(&name)?,
+            Some((index, _)) => {
+                let rows = named.layout.file_shape(shape)[0];
+                files.read_rows(&name, index * rows, rows)?
+            }
+        };
+        let data = if named.layout.turns() {
             transpose(data, shape[1], shape[0])
         } else {
             TensorData::from_bytes(data.into_bytes(), shape.to_vec(), burn::tensor::DType::F32)
@@ -119,7 +149,22 @@ pub fn load<M: Module>(
     })
 }
 
-/// Writes every parameter of `module` as one file.
+/// The name as it stands in the file: norms of old files have TensorFlow's names.
+fn stored(name: &str, files: &TensorFiles) -> String {
+    if files.shape(name).is_none() {
+        for (new, old) in [(".weight", ".gamma"), (".bias", ".beta")] {
+            if let Some(stem) = name.strip_suffix(new) {
+                let old = format!("{stem}{old}");
+                if files.shape(&old).is_some() {
+                    return old;
+                }
+            }
+        }
+    }
+    name.to_owned()
+}
+
+/// Writes every parameter of `module` as one file, and `more` tensors with it.
 ///
 /// # Errors
 /// What the operating system reports; an earlier file then stays as it was.
@@ -127,9 +172,10 @@ pub fn save<M: Module>(
     module: &M,
     path: &Path,
     float: Float,
-    names: &dyn Fn(&str) -> Named,
+    table: &Table<'_>,
+    more: &[(String, TensorData)],
 ) -> Result<(), Error> {
-    let (specs, mut values) = plan(module, names);
+    let (specs, mut values) = plan(module, table, more);
     Ok(vlm_store::write_tensors(path, float, &[], &specs, &mut values)?)
 }
 
@@ -142,29 +188,57 @@ pub fn save_sharded<M: Module>(
     dir: &Path,
     float: Float,
     max_bytes: usize,
-    names: &dyn Fn(&str) -> Named,
+    table: &Table<'_>,
+    more: &[(String, TensorData)],
 ) -> Result<(), Error> {
-    let (specs, mut values) = plan(module, names);
+    let (specs, mut values) = plan(module, table, more);
     Ok(vlm_store::write_sharded(dir, "model", float, max_bytes, &specs, &mut values)?)
 }
 
 /// The tensors to write, and a source of their values that reads the module when asked.
 fn plan<'a, M: Module>(
     module: &'a M,
-    names: &'a dyn Fn(&str) -> Named,
+    table: &'a Table<'a>,
+    more: &'a [(String, TensorData)],
 ) -> (Vec<TensorSpec>, impl FnMut(&str) -> TensorData + 'a) {
-    let mut specs = Vec::new();
-    let mut places = BTreeMap::new();
+    let mut specs: Vec<TensorSpec> = more
+        .iter()
+        .map(|(name, data)| TensorSpec { name: name.clone(), shape: data.shape().to_vec() })
+        .collect();
+    // The parts of a tensor, in order.
+    let mut places: BTreeMap<String, Vec<(String, Named)>> = BTreeMap::new();
     for param in params::list(module) {
-        let Named { name, layout } = names(&param.path);
-        specs.push(TensorSpec { name: name.clone(), shape: layout.file_shape(&param.shape) });
-        places.insert(name, (param.path, layout));
+        let named = table(&param.path, param.shape.len());
+        let parts = places.entry(named.name.clone()).or_default();
+        if parts.is_empty() {
+            specs.push(TensorSpec {
+                name: named.name.clone(),
+                shape: named.file_shape(&param.shape),
+            });
+        }
+        parts.push((param.path, named));
+    }
+    for parts in places.values_mut() {
+        parts.sort_by_key(|(_, named)| named.part);
     }
     let values = move |name: &str| {
-        let (path, layout) = &places[name];
-        let data = params::read_one(module, path);
-        let shape = data.shape().to_vec();
-        if layout.turns() { transpose(data, shape[0], shape[1]) } else { data }
+        if let Some((_, data)) = more.iter().find(|(other, _)| other == name) {
+            return data.clone();
+        }
+        let mut parts: Vec<TensorData> = places[name]
+            .iter()
+            .map(|(path, named)| {
+                let data = params::read_one(module, path);
+                let shape = data.shape().to_vec();
+                if named.layout.turns() { transpose(data, shape[0], shape[1]) } else { data }
+            })
+            .collect();
+        if parts.len() == 1 {
+            return parts.remove(0);
+        }
+        let values: Vec<f32> = parts.iter().flat_map(|part| part.iter::<f32>()).collect();
+        let len = values.len();
+        TensorData::new(values, [len])
     };
     (specs, values)
 }

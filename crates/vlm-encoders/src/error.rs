@@ -35,6 +35,24 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A picture of a size that the model does not take.
+    #[error(
+        "a picture of {width}x{height} pixels does not fit the model; prepare it as preprocessor_config.json says"
+    )]
+    PictureSize {
+        /// Pixels.
+        height: usize,
+        /// Pixels.
+        width: usize,
+    },
+    /// A model with one tower was asked for the other.
+    #[error("the model has only {} {has} encoder, and cannot look at {wants}", if *has == "image" { "an" } else { "a" })]
+    OneTower {
+        /// What it has.
+        has: &'static str,
+        /// What it was asked for.
+        wants: &'static str,
+    },
     /// The tensors of the file are not those of the configuration.
     #[error("{}: the tensors do not fit config.json: {}", path.display(), mismatch)]
     Tensors {

@@ -1,112 +1,279 @@
-//! A model folder in the Hugging Face layout.
+//! Model folders in the Hugging Face layout.
 
 use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use vlm_store::{Float, TensorFiles, write_file};
+use vlm_store::Float;
 
+use crate::blueprint::{self, Blueprint};
+use crate::families::{DualSpec, Spec};
 use crate::image::{ImageProcessor, Pixels};
+use crate::models::{DualModel, TextModel, VisionModel};
+use crate::sentence::Pooling;
 use crate::text::{self, Padding, Tokenizer};
-use crate::{ClipConfig, ClipModel, Error, checkpoint};
+use crate::towers::{TextPool, TextSpec, VisionSpec, padding_mask};
+use crate::{Error, Places};
 
-/// A `CLIPModel` with its picture processor and tokenizer.
+/// A dual encoder with its picture processor and tokenizer.
 #[derive(Debug)]
-pub struct ClipFolder {
+pub struct DualFolder {
     /// The shape.
-    pub config: ClipConfig,
+    pub plan: Blueprint<DualSpec>,
     /// The weights.
-    pub model: ClipModel,
+    pub model: DualModel,
     /// What turns pictures into pixels.
     pub images: ImageProcessor,
     /// What turns texts into ids.
     pub tokenizer: Tokenizer,
 }
 
-impl ClipFolder {
-    /// Opens a folder that `transformers`, or [`save`](Self::save), wrote.
+/// An image encoder with its picture processor.
+#[derive(Debug)]
+pub struct VisionFolder {
+    /// The shape.
+    pub plan: Blueprint<VisionSpec>,
+    /// The weights.
+    pub model: VisionModel,
+    /// What turns pictures into pixels.
+    pub images: ImageProcessor,
+}
+
+/// A text encoder with its tokenizer.
+#[derive(Debug)]
+pub struct TextFolder {
+    /// The shape.
+    pub plan: Blueprint<TextSpec>,
+    /// The weights.
+    pub model: TextModel,
+    /// What turns texts into ids.
+    pub tokenizer: Tokenizer,
+    /// How states become the feature of a text.
+    pub pooling: Pooling,
+}
+
+/// Whatever encoder a folder holds.
+#[derive(Debug)]
+// One or two of these are ever held.
+#[allow(clippy::large_enum_variant)]
+pub enum Encoder {
+    /// Of pictures.
+    Vision(VisionFolder),
+    /// Of texts.
+    Text(TextFolder),
+    /// Of both.
+    Dual(DualFolder),
+}
+
+/// The weights of a folder without what prepares pictures and texts.
+#[derive(Debug)]
+// One or two of these are ever held.
+#[allow(clippy::large_enum_variant)]
+pub enum Weights {
+    /// Of an image encoder.
+    Vision(Blueprint<VisionSpec>, VisionModel),
+    /// Of a text encoder.
+    Text(Blueprint<TextSpec>, TextModel),
+    /// Of both.
+    Dual(Blueprint<DualSpec>, DualModel),
+}
+
+impl Weights {
+    /// Opens a folder, which needs no more than its configuration and its tensors.
     ///
     /// # Errors
-    /// If a file is missing or damaged, or files do not fit each other.
+    /// If the architecture or one of its options is not supported, or a file is missing or
+    /// damaged.
     pub fn open(dir: &Path, device: &Device) -> Result<Self, Error> {
-        let config = Self::config(dir)?;
-        let images = ImageProcessor::from_dir(dir)?;
-        let tokenizer = Tokenizer::from_dir(dir)?;
-        let files = TensorFiles::open_dir(dir, "model")?;
-        let bad = |reason: String| Error::Config { path: dir.join("config.json"), reason };
-        if tokenizer.vocab_size() > config.text.vocab_size {
-            return Err(bad(format!(
-                "vocab_size is {}, but tokenizer.json has {} tokens",
-                config.text.vocab_size,
-                tokenizer.vocab_size()
-            )));
-        }
-        if config.vision.num_channels != 3 {
-            return Err(bad(format!(
-                "num_channels is {}, but preprocessor_config.json makes pictures of 3 channels",
-                config.vision.num_channels
-            )));
-        }
-        let side = config.vision.image_size;
-        if images.output_size() != Some((side, side)) {
-            return Err(bad(format!(
-                "image_size is {side}, but preprocessor_config.json does not make pictures of {side}x{side}"
-            )));
-        }
-        let model = ClipModel::load(&config, &files, device)?;
-        Ok(ClipFolder { config, model, images, tokenizer })
+        let blueprint::Opened { plan, files, .. } = blueprint::read(dir)?;
+        Ok(match plan.take_spec() {
+            Spec::Vision(spec, projection) => {
+                let model = VisionModel::new(&spec, projection, device);
+                let model = plan.load(model, &files)?;
+                Weights::Vision(plan.with(spec), model)
+            }
+            Spec::Text(spec, projection) => {
+                let model = plan.load(TextModel::new(&spec, projection, device), &files)?;
+                Weights::Text(plan.with(spec), model)
+            }
+            Spec::Dual(spec) => {
+                let model = plan.load(DualModel::new(&spec, device), &files)?;
+                Weights::Dual(plan.with(spec), model)
+            }
+        })
     }
 
-    /// Reads only the shape of the model in a folder.
-    ///
-    /// # Errors
-    /// If there is no such folder, or its `config.json` is not a CLIP model's.
-    pub fn config(dir: &Path) -> Result<ClipConfig, Error> {
-        if !dir.is_dir() {
-            return Err(Error::NoModel(dir.to_owned()));
-        }
-        ClipConfig::read(&dir.join("config.json"))
-    }
-
-    /// Writes the folder, so that `transformers.CLIPModel` and `CLIPProcessor` open it.
+    /// Writes configuration and tensors, so that the reference opens them.
     ///
     /// # Errors
     /// What the operating system reports.
     pub fn save(&self, dir: &Path, float: Float) -> Result<(), Error> {
-        std::fs::create_dir_all(dir)
-            .map_err(|source| Error::Io { path: dir.to_owned(), source })?;
-        let path = dir.join("config.json");
-        let json = self
-            .config
-            .to_json(float)
-            .map_err(|e| Error::Config { path: path.clone(), reason: e.to_string() })?;
-        write_file(&path, &mut |w| {
-            serde_json::to_writer_pretty(w, &json).map_err(std::io::Error::from)
-        })?;
-        self.images.save(dir)?;
-        self.tokenizer.save(dir)?;
-        let names = ClipModel::names(&self.config);
-        checkpoint::save(&self.model, &dir.join("model.safetensors"), float, &names)
+        match self {
+            Weights::Vision(plan, model) => plan.save(model, dir, float),
+            Weights::Text(plan, model) => plan.save(model, dir, float),
+            Weights::Dual(plan, model) => plan.save(model, dir, float),
+        }
+    }
+}
+
+impl Encoder {
+    /// Opens a folder that transformers, open_clip, sentence-transformers or this project wrote;
+    /// its `config.json` says what it is.
+    ///
+    /// # Errors
+    /// If the architecture or one of its options is not supported, a file is missing or damaged,
+    /// or files do not fit each other.
+    pub fn open(dir: &Path, device: &Device) -> Result<Self, Error> {
+        let blueprint::Opened { plan, files, images } = blueprint::read(dir)?;
+        let config = |reason: String| Error::Config { path: dir.join("config.json"), reason };
+        let images = || match images {
+            Some(images) => Ok(images),
+            None => ImageProcessor::from_dir(dir).map_err(Error::from),
+        };
+        match plan.take_spec() {
+            Spec::Vision(spec, projection) => {
+                let images = images()?;
+                check_images(&spec, &images).map_err(config)?;
+                let plan = plan.with(spec);
+                let model = VisionModel::new(&plan.spec, projection, device);
+                let model = plan.load(model, &files)?;
+                Ok(Encoder::Vision(VisionFolder { plan, model, images }))
+            }
+            Spec::Text(spec, projection) => {
+                let tokenizer = Tokenizer::from_dir(dir)?;
+                check_tokens(&spec, &tokenizer).map_err(config)?;
+                let pooling = Pooling::read(dir, &spec)?;
+                let plan = plan.with(spec);
+                let model = TextModel::new(&plan.spec, projection, device);
+                let model = plan.load(model, &files)?;
+                Ok(Encoder::Text(TextFolder { plan, model, tokenizer, pooling }))
+            }
+            Spec::Dual(spec) => {
+                let images = images()?;
+                check_images(&spec.vision, &images).map_err(config)?;
+                let tokenizer = Tokenizer::from_dir(dir)?;
+                check_tokens(&spec.text, &tokenizer).map_err(config)?;
+                let plan = plan.with(spec);
+                let model = plan.load(DualModel::new(&plan.spec, device), &files)?;
+                Ok(Encoder::Dual(DualFolder { plan, model, images, tokenizer }))
+            }
+        }
+    }
+}
+
+/// Whether pictures come out of the processor as the tower wants them.
+fn check_images(spec: &VisionSpec, images: &ImageProcessor) -> Result<(), String> {
+    if spec.channels != 3 {
+        return Err(format!(
+            "num_channels is {}, but preprocessor_config.json makes pictures of 3 channels",
+            spec.channels
+        ));
+    }
+    if spec.places == Places::Fixed && images.output_size() != Some(spec.image) {
+        let (h, w) = spec.image;
+        return Err(format!(
+            "image_size is {h}x{w}, but preprocessor_config.json does not make pictures of {h}x{w}"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether every token has a row.
+fn check_tokens(spec: &TextSpec, tokenizer: &Tokenizer) -> Result<(), String> {
+    if tokenizer.vocab_size() > spec.vocabulary {
+        return Err(format!(
+            "vocab_size is {}, but tokenizer.json has {} tokens",
+            spec.vocabulary,
+            tokenizer.vocab_size()
+        ));
+    }
+    Ok(())
+}
+
+impl DualFolder {
+    /// Opens the folder of a dual encoder.
+    ///
+    /// # Errors
+    /// As [`Encoder::open`], and if the folder holds one tower only.
+    pub fn open(dir: &Path, device: &Device) -> Result<Self, Error> {
+        let one = |what: &str| Error::Config {
+            path: dir.join("config.json"),
+            reason: format!(
+                "holds {what} encoder; this needs one of pictures and texts, such as CLIP or SigLIP"
+            ),
+        };
+        match Encoder::open(dir, device)? {
+            Encoder::Dual(folder) => Ok(folder),
+            Encoder::Vision(_) => Err(one("only an image")),
+            Encoder::Text(_) => Err(one("only a text")),
+        }
     }
 
-    /// Token ids and end places of texts, cut to the model's context.
+    /// Writes the folder, so that the reference opens it.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    pub fn save(&self, dir: &Path, float: Float) -> Result<(), Error> {
+        self.plan.save(&self.model, dir, float)?;
+        self.images.save(dir)?;
+        Ok(self.tokenizer.save(dir)?)
+    }
+
+    /// Token ids of texts, cut to the model's context and filled up as the model was trained.
     ///
     /// # Errors
     /// If the tokenizer fails.
     pub fn tokenize(&self, texts: &[String]) -> Result<text::Batch, Error> {
-        let context = self.config.text.max_position_embeddings;
-        Ok(self.tokenizer.encode_batch(texts, context, Padding::Longest)?)
+        self.plan.spec.text.tokenize(&self.tokenizer, texts)
+    }
+}
+
+impl VisionFolder {
+    /// Writes the folder, so that the reference opens it.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    pub fn save(&self, dir: &Path, float: Float) -> Result<(), Error> {
+        self.plan.save(&self.model, dir, float)?;
+        Ok(self.images.save(dir)?)
+    }
+}
+
+impl TextFolder {
+    /// Writes the folder, so that the reference opens it.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    pub fn save(&self, dir: &Path, float: Float) -> Result<(), Error> {
+        self.plan.save(&self.model, dir, float)?;
+        self.pooling.save(dir)?;
+        Ok(self.tokenizer.save(dir)?)
     }
 
-    /// L2-normalised features of texts, `[texts, dim]`.
+    /// Token ids of texts, cut to the model's context.
     ///
     /// # Errors
     /// If the tokenizer fails.
-    pub fn encode_texts(&self, texts: &[String]) -> Result<Tensor<2>, Error> {
-        let device = self.model.logit_scale.device();
-        let batch = self.tokenize(texts)?;
-        let (ids, ends) = batch_tokens(&batch, self.config.text.eos_token_id, &device);
-        Ok(self.model.encode_texts(ids, ends))
+    pub fn tokenize(&self, texts: &[String]) -> Result<text::Batch, Error> {
+        self.plan.spec.tokenize(&self.tokenizer, texts)
     }
+}
+
+impl TextSpec {
+    /// Token ids of texts, cut to the context and filled up as the model was trained.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn tokenize(&self, tokenizer: &Tokenizer, texts: &[String]) -> Result<text::Batch, Error> {
+        // SigLIP looks at the last place, and was trained with all places filled.
+        let fixed = self.pool == TextPool::Last;
+        let padding = if fixed { Padding::Fixed(self.context) } else { Padding::Longest };
+        Ok(tokenizer.encode_batch(texts, self.context, padding)?)
+    }
+}
+
+/// The mask of a batch of texts whose padding is not to be seen.
+pub fn text_mask(batch: &text::Batch, device: &Device) -> Option<Tensor<3>> {
+    padding_mask(&batch.mask, batch.rows, batch.cols, device)
 }
 
 /// Stacks pictures to `[batch, channels, height, width]`.
@@ -138,14 +305,23 @@ pub fn end_places(batch: &text::Batch, eos: i64) -> Vec<i64> {
         .collect()
 }
 
-/// Ids `[batch, tokens]` and the [place of each end](end_places) `[batch]`.
+/// Where the state stands that is pooled, for each text.
+pub fn pool_places(batch: &text::Batch, pool: TextPool) -> Vec<i64> {
+    match pool {
+        TextPool::End(eos) => end_places(batch, eos),
+        TextPool::Last => vec![batch.cols as i64 - 1; batch.rows],
+        TextPool::First | TextPool::Absent => vec![0; batch.rows],
+    }
+}
+
+/// Ids `[batch, tokens]` and the [place that is pooled](pool_places) of each `[batch]`.
 pub fn batch_tokens(
     batch: &text::Batch,
-    eos: i64,
+    pool: TextPool,
     device: &Device,
 ) -> (Tensor<2, Int>, Tensor<1, Int>) {
-    let ends = end_places(batch, eos);
+    let places = pool_places(batch, pool);
     let rows = batch.rows;
     let ids = Tensor::from_data(TensorData::new(batch.ids.clone(), [rows, batch.cols]), device);
-    (ids, Tensor::from_data(TensorData::new(ends, [rows]), device))
+    (ids, Tensor::from_data(TensorData::new(places, [rows]), device))
 }

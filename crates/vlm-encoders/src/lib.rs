@@ -3,28 +3,44 @@
 //!
 //! ```no_run
 //! use burn::tensor::Device;
-//! use vlm_encoders::{ClipFolder, text::Padding};
+//! use vlm_encoders::{DualFolder, PictureEncoder, TextEncoder};
 //!
-//! let clip = ClipFolder::open("models/clip-vit-base-patch32".as_ref(), &Device::flex())?;
+//! let clip = DualFolder::open("models/clip-vit-base-patch32".as_ref(), &Device::flex())?;
 //! let pixels = clip.images.process_path("cat.png".as_ref())?;
-//! let image = clip.model.encode_images(vlm_encoders::batch_pixels(&[pixels], &Device::flex()));
+//! let image = clip.encode_pictures(&[pixels])?;
 //! let text = clip.encode_texts(&["a photo of a cat".to_owned()])?;
 //! println!("{} {}", image, text); // [1, dim] each, L2-normalised
 //! # Ok::<(), vlm_encoders::Error>(())
 //! ```
 #![warn(missing_docs)]
 
+mod blueprint;
 mod checkpoint;
 mod clip;
+mod encode;
 mod error;
+mod families;
 mod folder;
 pub mod image;
+mod models;
+mod sentence;
 pub mod text;
 mod towers;
 
-pub use checkpoint::{Layout, Named, load, save, save_sharded};
-pub use clip::{ClipConfig, ClipModel, Start, TextConfig, VisionConfig};
+pub use blueprint::Blueprint;
+pub use checkpoint::{Layout, Named};
+pub use clip::{ClipConfig, Start, TextConfig, VisionConfig};
+pub use encode::{PictureEncoder, TextEncoder, TextStates};
 pub use error::{Error, Mismatch};
-pub use folder::{ClipFolder, batch_pixels, batch_tokens, end_places};
-pub use towers::{TextTower, VisionTower, patch_positions};
+pub use families::{DualSpec, Spec};
+pub use folder::{
+    DualFolder, Encoder, TextFolder, VisionFolder, Weights, batch_pixels, batch_tokens, end_places,
+    pool_places, text_mask,
+};
+pub use models::{DualModel, TextModel, VisionModel};
+pub use sentence::Pooling;
+pub use towers::{
+    HeadSpec, Patches, Places, PostNorm, States, TextPool, TextSpec, TextTower, VisionPool,
+    VisionSpec, VisionTower, padding_mask,
+};
 pub use vlm_store::Float;

@@ -5,20 +5,20 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
 use vlm_encoders::text::Batch;
-use vlm_encoders::{ClipConfig, ClipModel, Float, batch_tokens, save, save_sharded};
+use vlm_encoders::{Blueprint, DualModel, DualSpec, Float, Weights, batch_tokens};
 use vlm_store::TensorFiles;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/clip").join(name)
 }
 
-fn open(dir: &Path, config: &ClipConfig) -> ClipModel {
-    let files = TensorFiles::open_dir(dir, "model").unwrap();
-    ClipModel::load(config, &files, &Device::flex()).unwrap()
-}
+type Clip = (Blueprint<DualSpec>, DualModel);
 
-fn config(name: &str) -> ClipConfig {
-    ClipConfig::read(&golden(name).join("config.json")).unwrap()
+fn open(dir: &Path) -> Clip {
+    match Weights::open(dir, &Device::flex()).unwrap() {
+        Weights::Dual(plan, model) => (plan, model),
+        _ => panic!("{}: not a dual encoder", dir.display()),
+    }
 }
 
 fn ids(dir: &Path) -> Batch {
@@ -35,17 +35,17 @@ fn floats(tensor: Tensor<2>) -> Vec<f32> {
 }
 
 /// What the model makes of the inputs of a golden folder, under transformers' names.
-fn outputs(model: &ClipModel, config: &ClipConfig, dir: &Path) -> Vec<(&'static str, Vec<f32>)> {
+fn outputs((plan, model): &Clip, dir: &Path) -> Vec<(&'static str, Vec<f32>)> {
     let device = Device::flex();
     let expected = TensorFiles::open_file(&dir.join("expected.safetensors")).unwrap();
     let pixels = Tensor::<4>::from_data(expected.read("pixel_values").unwrap(), &device);
-    let (ids, ends) = batch_tokens(&ids(dir), config.text.eos_token_id, &device);
+    let (ids, ends) = batch_tokens(&ids(dir), plan.spec.text.pool, &device);
     let images = model.encode_images(pixels.clone());
-    let texts = model.encode_texts(ids.clone(), ends.clone());
+    let texts = model.encode_texts(ids.clone(), ends.clone(), None);
     let logits = images.clone().matmul(texts.clone().transpose()) * model.scale();
     vec![
         ("image_features", floats(model.image_features(pixels, None))),
-        ("text_features", floats(model.text_features(ids, ends))),
+        ("text_features", floats(model.text_features(ids, ends, None))),
         ("image_embeds", floats(images)),
         ("text_embeds", floats(texts)),
         ("logits_per_image", floats(logits)),
@@ -55,9 +55,9 @@ fn outputs(model: &ClipModel, config: &ClipConfig, dir: &Path) -> Vec<(&'static 
 #[test]
 fn features_and_logits_are_transformers() {
     for name in ["quick", "gelu", "legacy", "f16", "bf16", "sharded"] {
-        let (dir, config) = (golden(name), config(name));
+        let dir = golden(name);
         let expected = TensorFiles::open_file(&dir.join("expected.safetensors")).unwrap();
-        for (what, ours) in outputs(&open(&dir, &config), &config, &dir) {
+        for (what, ours) in outputs(&open(&dir), &dir) {
             let theirs: Vec<f32> = expected.read(what).unwrap().try_to_vec().unwrap();
             assert_eq!(ours.len(), theirs.len(), "{name} {what}");
             // A NaN is the worst there is, and `f32::max` would drop it.
@@ -80,35 +80,30 @@ fn tensors(dir: &Path) -> Vec<(String, String, TensorData)> {
 #[test]
 fn what_we_write_is_what_transformers_wrote() {
     for name in ["quick", "gelu", "legacy"] {
-        let config = config(name);
-        let model = open(&golden(name), &config);
+        let (plan, model) = open(&golden(name));
         let out = tempfile::tempdir().unwrap();
-        let file = out.path().join("model.safetensors");
-        save(&model, &file, Float::F32, &ClipModel::names(&config)).unwrap();
+        plan.save(&model, out.path(), Float::F32).unwrap();
         assert_eq!(tensors(out.path()), tensors(&golden(name)), "{name}");
     }
     // These two were made from the weights of "quick": rounding is the same too.
-    let config = config("quick");
-    let model = open(&golden("quick"), &config);
+    let (plan, model) = open(&golden("quick"));
     for (name, float) in [("f16", Float::F16), ("bf16", Float::Bf16)] {
         let out = tempfile::tempdir().unwrap();
-        let file = out.path().join("model.safetensors");
-        save(&model, &file, float, &ClipModel::names(&config)).unwrap();
+        plan.save(&model, out.path(), float).unwrap();
         assert_eq!(tensors(out.path()), tensors(&golden(name)), "{name}");
-        let (once, dir) = (open(out.path(), &config), golden("quick"));
-        save(&once, &file, float, &ClipModel::names(&config)).unwrap();
-        let twice = open(out.path(), &config);
-        assert_eq!(outputs(&once, &config, &dir), outputs(&twice, &config, &dir), "{name}");
+        let (once, dir) = (open(out.path()), golden("quick"));
+        once.0.save(&once.1, out.path(), float).unwrap();
+        let twice = open(out.path());
+        assert_eq!(outputs(&once, &dir), outputs(&twice, &dir), "{name}");
     }
 }
 
 #[test]
 fn shards_hold_the_same_and_keep_their_size() {
     const MAX: usize = 20_000;
-    let config = config("sharded");
-    let model = open(&golden("sharded"), &config);
+    let sharded = open(&golden("sharded"));
     let out = tempfile::tempdir().unwrap();
-    save_sharded(&model, out.path(), Float::F32, MAX, &ClipModel::names(&config)).unwrap();
+    sharded.0.save_sharded(&sharded.1, out.path(), Float::F32, MAX).unwrap();
     assert!(out.path().join("model.safetensors.index.json").exists());
     assert_eq!(tensors(out.path()), tensors(&golden("quick")));
     let mut shards = 0;
@@ -123,18 +118,22 @@ fn shards_hold_the_same_and_keep_their_size() {
     }
     assert!(shards >= 3, "{shards} shards");
     let dir = golden("quick");
-    let same = outputs(&open(out.path(), &config), &config, &dir);
-    assert_eq!(same, outputs(&model, &config, &dir));
+    assert_eq!(outputs(&open(out.path()), &dir), outputs(&sharded, &dir));
 }
 
 #[test]
 fn config_json_comes_back() {
     for name in ["quick", "gelu", "legacy"] {
-        let config = config(name);
+        let (plan, model) = open(&golden(name));
         let out = tempfile::tempdir().unwrap();
-        let path = out.path().join("config.json");
-        std::fs::write(&path, config.to_json(Float::F32).unwrap().to_string()).unwrap();
-        assert_eq!(ClipConfig::read(&path).unwrap(), config, "{name}");
+        plan.save(&model, out.path(), Float::F32).unwrap();
+        assert_eq!(open(out.path()).0.spec, plan.spec, "{name}");
     }
-    assert_eq!(config("quick").to_json(Float::Bf16).unwrap()["torch_dtype"], "bfloat16");
+    let (plan, model) = open(&golden("quick"));
+    let out = tempfile::tempdir().unwrap();
+    plan.save(&model, out.path(), Float::Bf16).unwrap();
+    let text = std::fs::read(out.path().join("config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let key = if config["dtype"].is_null() { "torch_dtype" } else { "dtype" };
+    assert_eq!(config[key], "bfloat16");
 }

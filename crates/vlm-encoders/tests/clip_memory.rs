@@ -5,8 +5,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use burn::tensor::Device;
-use vlm_encoders::{ClipConfig, ClipModel, Float, Start, TextConfig, VisionConfig, save_sharded};
-use vlm_store::TensorFiles;
+use vlm_encoders::{
+    Blueprint, ClipConfig, DualModel, Float, Start, TextConfig, VisionConfig, Weights,
+};
 
 /// Counts the bytes that are held, and the most that ever were.
 struct Counting;
@@ -53,13 +54,15 @@ fn loading_holds_the_model_once() {
     for (float, max) in [(Float::F32, usize::MAX), (Float::F32, 4 << 20), (Float::Bf16, usize::MAX)]
     {
         let dir = tempfile::tempdir().unwrap();
-        let model = ClipModel::init(&config, Start::Clip, 1, &device);
-        save_sharded(&model, dir.path(), float, max, &ClipModel::names(&config)).unwrap();
+        let model = DualModel::init(&config, Start::Clip, 1, &device);
+        let plan = Blueprint::clip(&config).unwrap();
+        plan.save_sharded(&model, dir.path(), float, max).unwrap();
         drop(model);
         let before = HELD.load(Relaxed);
         PEAK.store(before, Relaxed);
-        let files = TensorFiles::open_dir(dir.path(), "model").unwrap();
-        let model = ClipModel::load(&config, &files, &device).unwrap();
+        let Weights::Dual(_, model) = Weights::open(dir.path(), &device).unwrap() else {
+            panic!("not a dual encoder");
+        };
         let peak = (PEAK.load(Relaxed) - before) as f64;
         let values: usize = vlm_nn::params::list(&model).iter().map(|param| param.len()).sum();
         let ratio = peak / (4 * values) as f64;

@@ -1,10 +1,11 @@
 //! Multi-head attention.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::ops::{self, AttentionShape};
-use crate::{Linear, Rotary};
+use crate::ops::{self, AttentionShape, MASKED};
+use crate::{Linear, Norm, NormKind, Rotary};
 
 /// The choices of an [`Attention`].
 #[derive(Clone, Debug, PartialEq)]
@@ -25,8 +26,16 @@ pub struct AttentionConfig {
     pub out_bias: bool,
     /// Whether a token sees only itself and those before it.
     pub causal: bool,
+    /// How many tokens back a causal token sees, itself included; `None` for all.
+    pub window: Option<usize>,
     /// Rotary positions.
     pub rotary: Option<Rotary>,
+    /// Multiplies the scores; `None` for 1/√head_dim.
+    pub scale: Option<f64>,
+    /// Bends the scores to ±this with a tanh (Gemma 2).
+    pub softcap: Option<f64>,
+    /// Norm of each head's queries and keys, with its eps (Gemma 3, Qwen 3).
+    pub head_norm: Option<(NormKind, f64)>,
 }
 
 /// Scaled dot-product attention with learned maps before and after.
@@ -40,10 +49,18 @@ pub struct Attention {
     pub v: Linear,
     /// Back to the width.
     pub out: Linear,
+    /// Of each head's queries.
+    pub q_norm: Option<Norm>,
+    /// Of each head's keys.
+    pub k_norm: Option<Norm>,
     heads: usize,
     kv_heads: usize,
     causal: bool,
-    rotary_theta: Option<f64>,
+    window: Option<usize>,
+    scale: f64,
+    softcap: Option<f64>,
+    #[module(skip)]
+    rotary: Option<Rotary>,
 }
 
 impl Attention {
@@ -52,15 +69,22 @@ impl Attention {
         let inner = config.heads * config.head_dim;
         let kv = config.kv_heads * config.head_dim;
         let bias = config.qkv_bias;
+        let head_norm =
+            || config.head_norm.map(|(kind, eps)| Norm::new(kind, config.head_dim, eps, device));
         Attention {
             q: Linear::new(config.width, inner, bias, device),
             k: Linear::new(config.context_width, kv, bias, device),
             v: Linear::new(config.context_width, kv, bias, device),
             out: Linear::new(inner, config.width, config.out_bias, device),
+            q_norm: head_norm(),
+            k_norm: head_norm(),
             heads: config.heads,
             kv_heads: config.kv_heads,
             causal: config.causal,
-            rotary_theta: config.rotary.map(|rotary| rotary.theta),
+            window: config.window,
+            scale: config.scale.unwrap_or(1.0 / (config.head_dim as f64).sqrt()),
+            softcap: config.softcap,
+            rotary: config.rotary.clone(),
         }
     }
 
@@ -78,18 +102,90 @@ impl Attention {
         let context = context.unwrap_or_else(|| x.clone());
         let (mut q, mut k) = (self.q.forward(x), self.k.forward(context.clone()));
         let v = self.v.forward(context);
-        if let Some(theta) = self.rotary_theta {
-            let rotary = Rotary { theta };
-            q = rotary.apply(q, self.heads, 0);
-            k = rotary.apply(k, self.kv_heads, 0);
+        if let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) {
+            q = by_head(q_norm, q, self.heads);
+            k = by_head(k_norm, k, self.kv_heads);
         }
-        let head = q.dims()[2] / self.heads;
+        let ([_, queries, width], keys) = (q.dims(), k.dims()[1]);
+        if let Some(rotary) = &self.rotary {
+            let angles = rotary.angles(width / self.heads, 0, queries, &q.device());
+            q = angles.turn(q, self.heads);
+            k = angles.turn(k, self.kv_heads);
+        }
+        let mask = match self.window {
+            Some(window) if window < keys => {
+                let near = window_mask(queries, keys, window, &q.device());
+                Some(match mask {
+                    // Two masks may hide the same place: their sum has to stay finite.
+                    Some(mask) => (mask + near).clamp_min(MASKED),
+                    None => near,
+                })
+            }
+            _ => mask,
+        };
         let shape = AttentionShape {
             heads: self.heads,
             kv_heads: self.kv_heads,
             causal: self.causal,
-            scale: 1.0 / (head as f64).sqrt(),
+            scale: self.scale,
         };
-        self.out.forward(ops::attention(q, k, v, mask, shape))
+        self.out.forward(match self.softcap {
+            None => ops::attention(q, k, v, mask, shape),
+            Some(cap) => capped(q, k, v, mask, shape, cap),
+        })
     }
+}
+
+/// A norm over each head of `[batch, tokens, heads · head_dim]`.
+fn by_head(norm: &Norm, x: Tensor<3>, heads: usize) -> Tensor<3> {
+    let [batch, tokens, width] = x.dims();
+    norm.forward(x.reshape([batch, tokens, heads, width / heads])).reshape([batch, tokens, width])
+}
+
+/// Hides from query `i` the keys up to `i − window`; `[1, queries, keys]`.
+fn window_mask(queries: usize, keys: usize, window: usize, device: &Device) -> Tensor<3> {
+    let place = |i: usize| i + keys - queries;
+    let hidden = |i: usize, j: usize| if j + window <= place(i) { MASKED } else { 0.0 };
+    let values: Vec<f32> =
+        (0..queries).flat_map(|i| (0..keys).map(move |j| hidden(i, j))).collect();
+    Tensor::from_data(TensorData::new(values, [1, queries, keys]), device)
+}
+
+/// [`ops::attention`] with bent scores, as a plain composition.
+fn capped(
+    q: Tensor<3>,
+    k: Tensor<3>,
+    v: Tensor<3>,
+    mask: Option<Tensor<3>>,
+    shape: AttentionShape,
+    cap: f64,
+) -> Tensor<3> {
+    let ([batch, queries, width], keys) = (q.dims(), k.dims()[1]);
+    let (head, groups) = (width / shape.heads, shape.heads / shape.kv_heads);
+    // [batch, kv_heads, groups, tokens, head]
+    let q = q.reshape([batch, queries, shape.kv_heads, groups, head]).permute([0, 2, 3, 1, 4]);
+    let split = |x: Tensor<3>| {
+        let x = x.reshape([batch, keys, shape.kv_heads, 1, head]).permute([0, 2, 3, 1, 4]);
+        x.expand([batch, shape.kv_heads, groups, keys, head])
+    };
+    let (k, v) = (split(k), split(v));
+    let mut scores = ((q.matmul(k.transpose()) * shape.scale) / cap).tanh() * cap;
+    if shape.causal {
+        let later = future(queries, keys, &scores.device());
+        scores = scores + later.reshape([1, 1, 1, queries, keys]);
+    }
+    if let Some(mask) = mask {
+        let [b, t, _] = mask.dims();
+        scores = (scores + mask.reshape([b, 1, 1, t, keys])).clamp_min(2.0 * MASKED);
+    }
+    let mixed = softmax(scores, 4).matmul(v);
+    mixed.permute([0, 3, 1, 2, 4]).reshape([batch, queries, width])
+}
+
+/// Hides from each query the keys after it; `[queries, keys]`.
+fn future(queries: usize, keys: usize, device: &Device) -> Tensor<2> {
+    let hidden = |i: usize, j: usize| if j > i + keys - queries { MASKED } else { 0.0 };
+    let values: Vec<f32> =
+        (0..queries).flat_map(|i| (0..keys).map(move |j| hidden(i, j))).collect();
+    Tensor::from_data(TensorData::new(values, [queries, keys]), device)
 }

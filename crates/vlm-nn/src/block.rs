@@ -13,6 +13,8 @@ pub enum NormPlace {
     Pre,
     /// After each sum, as in BERT: `norm(x + f(x))`.
     Post,
+    /// Before and after each sub-layer, as in Gemma 2: `x + norm_after(f(norm(x)))`.
+    Around,
 }
 
 /// The choices that make a [`Block`] one of the families.
@@ -34,7 +36,9 @@ pub struct BlockConfig {
     pub gated: bool,
     /// Bias on q, k, v.
     pub qkv_bias: bool,
-    /// Bias on attention's output and the feed-forward.
+    /// Bias on attention's output.
+    pub out_bias: bool,
+    /// Bias on the feed-forward.
     pub bias: bool,
     /// Norm kind.
     pub norm: NormKind,
@@ -44,8 +48,16 @@ pub struct BlockConfig {
     pub eps: f64,
     /// Whether a token sees only itself and those before it.
     pub causal: bool,
+    /// How many tokens back a causal token sees, itself included; `None` for all.
+    pub window: Option<usize>,
     /// Rotary positions.
     pub rotary: Option<Rotary>,
+    /// Multiplies the attention's scores; `None` for 1/√head_dim.
+    pub scale: Option<f64>,
+    /// Bends the attention's scores to ±this with a tanh (Gemma 2).
+    pub softcap: Option<f64>,
+    /// Whether each head's queries and keys have a norm, of the block's kind (Gemma 3, Qwen 3).
+    pub head_norm: bool,
     /// Learned scale on each sub-layer's output (CaiT, arXiv 2103.17239).
     pub layer_scale: bool,
     /// Width of a second sequence to attend to between attention and feed-forward.
@@ -64,12 +76,17 @@ impl Default for BlockConfig {
             activation: Activation::QuickGelu,
             gated: false,
             qkv_bias: true,
+            out_bias: true,
             bias: true,
             norm: NormKind::Layer,
             place: NormPlace::Pre,
             eps: 1e-5,
             causal: false,
+            window: None,
             rotary: None,
+            scale: None,
+            softcap: None,
+            head_norm: false,
             layer_scale: false,
             cross_width: None,
         }
@@ -85,9 +102,13 @@ impl BlockConfig {
             kv_heads: self.kv_heads.unwrap_or(self.heads),
             head_dim: self.head_dim.unwrap_or(self.width / self.heads),
             qkv_bias: self.qkv_bias,
-            out_bias: self.bias,
+            out_bias: self.out_bias,
             causal: self.causal,
-            rotary: self.rotary,
+            window: self.window,
+            rotary: self.rotary.clone(),
+            scale: self.scale,
+            softcap: self.softcap,
+            head_norm: self.head_norm.then_some((self.norm, self.eps)),
         }
     }
 }
@@ -97,6 +118,8 @@ impl BlockConfig {
 pub struct Block {
     /// Norm of the attention.
     pub norm1: Norm,
+    /// Norm of the attention's output, where norms stand around it.
+    pub norm1_after: Option<Norm>,
     /// Self-attention.
     pub attention: Attention,
     /// Scale of the attention's output, `[width]`.
@@ -107,6 +130,8 @@ pub struct Block {
     pub cross: Option<Attention>,
     /// Norm of the feed-forward.
     pub norm2: Norm,
+    /// Norm of the feed-forward's output, where norms stand around it.
+    pub norm2_after: Option<Norm>,
     /// Feed-forward.
     pub feed_forward: FeedForward,
     /// Scale of the feed-forward's output, `[width]`.
@@ -119,18 +144,25 @@ impl Block {
     /// A blank block.
     pub fn new(config: &BlockConfig, device: &Device) -> Self {
         let norm = || Norm::new(config.norm, config.width, config.eps, device);
+        let after = || (config.place == NormPlace::Around).then(norm);
         let scale = || config.layer_scale.then(|| blank([config.width], device));
         Block {
             norm1: norm(),
+            norm1_after: after(),
             attention: Attention::new(&config.attention(config.width), device),
             scale1: scale(),
             cross_norm: config.cross_width.map(|_| norm()),
             cross: config.cross_width.map(|width| {
-                let config =
-                    AttentionConfig { causal: false, rotary: None, ..config.attention(width) };
+                let config = AttentionConfig {
+                    causal: false,
+                    window: None,
+                    rotary: None,
+                    ..config.attention(width)
+                };
                 Attention::new(&config, device)
             }),
             norm2: norm(),
+            norm2_after: after(),
             feed_forward: FeedForward::new(
                 config.width,
                 config.inner,
@@ -159,25 +191,26 @@ impl Block {
         mask: Option<Tensor<3>>,
         context: Option<(Tensor<3>, Option<Tensor<3>>)>,
     ) -> Tensor<3> {
-        let x = self.residual(x, &self.norm1, self.scale1.as_ref(), |x| {
-            self.attention.forward(x, None, mask)
-        });
+        let norms = (&self.norm1, self.norm1_after.as_ref());
+        let x = self
+            .residual(x, norms, self.scale1.as_ref(), |x| self.attention.forward(x, None, mask));
         let x = match context {
             None => x,
             Some((context, mask)) => {
                 let (Some(norm), Some(cross)) = (&self.cross_norm, &self.cross) else {
                     panic!("a context was given to a block without cross-attention");
                 };
-                self.residual(x, norm, None, |x| cross.forward(x, Some(context), mask))
+                self.residual(x, (norm, None), None, |x| cross.forward(x, Some(context), mask))
             }
         };
-        self.residual(x, &self.norm2, self.scale2.as_ref(), |x| self.feed_forward.forward(x))
+        let norms = (&self.norm2, self.norm2_after.as_ref());
+        self.residual(x, norms, self.scale2.as_ref(), |x| self.feed_forward.forward(x))
     }
 
     fn residual(
         &self,
         x: Tensor<3>,
-        norm: &Norm,
+        (norm, after): (&Norm, Option<&Norm>),
         scale: Option<&Param<Tensor<1>>>,
         f: impl FnOnce(Tensor<3>) -> Tensor<3>,
     ) -> Tensor<3> {
@@ -188,6 +221,13 @@ impl Block {
         match self.place {
             NormPlace::Pre => x.clone() + scaled(f(norm.forward(x))),
             NormPlace::Post => norm.forward(x.clone() + scaled(f(x))),
+            NormPlace::Around => {
+                let y = scaled(f(norm.forward(x.clone())));
+                x + match after {
+                    Some(after) => after.forward(y),
+                    None => y,
+                }
+            }
         }
     }
 }
@@ -200,9 +240,14 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Blank blocks.
+    /// Blank blocks, all alike.
     pub fn new(config: &BlockConfig, layers: usize, device: &Device) -> Self {
         Stack { blocks: (0..layers).map(|_| Block::new(config, device)).collect() }
+    }
+
+    /// Blank blocks, each with choices of its own; their widths have to agree.
+    pub fn of(configs: &[BlockConfig], device: &Device) -> Self {
+        Stack { blocks: configs.iter().map(|config| Block::new(config, device)).collect() }
     }
 
     /// `x: [batch, tokens, width]` to the same; `mask` as in [`Attention::forward`].

@@ -38,4 +38,4 @@ pub use feed_forward::FeedForward;
 pub use linear::Linear;
 pub use norm::{Norm, NormKind};
 pub use ops::Activation;
-pub use rotary::Rotary;
+pub use rotary::{Angles, RopeScaling, Rotary};

@@ -13,6 +13,8 @@ pub enum NormKind {
     Layer,
     /// Divided by the root mean square; without a bias.
     Rms,
+    /// The same with the weight counted from 1, as Gemma stores it.
+    RmsFromOne,
 }
 
 /// Layer norm or RMS norm.
@@ -24,6 +26,7 @@ pub struct Norm {
     pub bias: Option<Param<Tensor<1>>>,
     /// Added under the root.
     pub eps: f64,
+    from_one: bool,
 }
 
 impl Norm {
@@ -33,6 +36,7 @@ impl Norm {
             weight: blank([width], device),
             bias: (kind == NormKind::Layer).then(|| blank([width], device)),
             eps,
+            from_one: kind == NormKind::RmsFromOne,
         }
     }
 
@@ -40,6 +44,7 @@ impl Norm {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match &self.bias {
             Some(bias) => ops::layer_norm(x, self.weight.val(), bias.val(), self.eps),
+            None if self.from_one => ops::rms_norm(x, self.weight.val() + 1.0, self.eps),
             None => ops::rms_norm(x, self.weight.val(), self.eps),
         }
     }

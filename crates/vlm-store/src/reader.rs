@@ -125,6 +125,37 @@ impl TensorFiles {
     /// # Errors
     /// If there is no such tensor, it is not a float of 16 or 32 bits, or the file fails.
     pub fn read(&self, name: &str) -> Result<TensorData, Error> {
+        let shape = self.shape(name).unwrap_or_default().to_vec();
+        self.read_values(name, shape, 0, usize::MAX)
+    }
+
+    /// Reads `rows` rows of a tensor from row `first` on, as f32: what lies there along its first
+    /// dimension.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and if there are not so many rows.
+    pub fn read_rows(&self, name: &str, first: usize, rows: usize) -> Result<TensorData, Error> {
+        let mut shape = self.shape(name).unwrap_or_default().to_vec();
+        let inner: usize = shape.iter().skip(1).product();
+        match shape.first_mut() {
+            Some(all) if first.checked_add(rows).is_some_and(|end| end <= *all) => *all = rows,
+            _ => {
+                let reason =
+                    format!("`{name}` has no rows {first} to {}", first.saturating_add(rows));
+                return Err(Error::damaged(&self.root, reason));
+            }
+        }
+        self.read_values(name, shape, first * inner, rows * inner)
+    }
+
+    /// At most `count` values from value `first` on, which have that shape.
+    fn read_values(
+        &self,
+        name: &str,
+        shape: Vec<usize>,
+        first: usize,
+        count: usize,
+    ) -> Result<TensorData, Error> {
         let Some((file, entry)) = self.entries.get(name) else {
             return Err(Error::Absent { path: self.root.clone(), name: name.into() });
         };
@@ -141,12 +172,14 @@ impl TensorFiles {
             }
         };
         let mut file = File::open(path).map_err(Error::io(path))?;
-        file.seek(SeekFrom::Start(entry.start)).map_err(Error::io(path))?;
-        let count = (entry.len / width) as usize;
+        let start = entry.start + first as u64 * width;
+        file.seek(SeekFrom::Start(start)).map_err(Error::io(path))?;
+        let count = count.min((entry.len / width) as usize);
+        let len = count * width as usize;
         // In pieces, so that conversion never holds a second copy of a large tensor.
         let mut values = Vec::with_capacity(count);
-        let mut piece = vec![0u8; (1 << 20).min(entry.len as usize)];
-        let mut left = entry.len as usize;
+        let mut piece = vec![0u8; (1 << 20).min(len)];
+        let mut left = len;
         while left > 0 {
             let take = piece.len().min(left);
             let bytes = &mut piece[..take];
@@ -154,7 +187,7 @@ impl TensorFiles {
             append(&mut values, bytes, &entry.dtype);
             left -= take;
         }
-        Ok(TensorData::new(values, entry.shape.clone()))
+        Ok(TensorData::new(values, shape))
     }
 }
 

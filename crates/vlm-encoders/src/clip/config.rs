@@ -1,13 +1,11 @@
 //! `config.json` of a `CLIPModel`.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use vlm_nn::{Activation, BlockConfig};
 use vlm_store::Float;
 
-use crate::Error;
+use crate::families::HARMLESS;
 
 /// The text tower's shape. Missing fields have transformers' defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -125,90 +123,9 @@ impl Default for ClipConfig {
     }
 }
 
-/// What transformers writes into any config and what does not change the computation here.
-const HARMLESS: &[&str] = &[
-    "_attn_implementation_autoset",
-    "_name_or_path",
-    "add_cross_attention",
-    "architectures",
-    "attention_dropout",
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "bos_token_id",
-    "chunk_size_feed_forward",
-    "cross_attention_hidden_size",
-    "decoder_start_token_id",
-    "diversity_penalty",
-    "do_sample",
-    "dropout",
-    "dtype",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "eos_token_id",
-    "exponential_decay_length_penalty",
-    "finetuning_task",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "gradient_checkpointing",
-    "id2label",
-    "initializer_factor",
-    "initializer_range",
-    "is_decoder",
-    "is_encoder_decoder",
-    "label2id",
-    "length_penalty",
-    "max_length",
-    "min_length",
-    "model_type",
-    "no_repeat_ngram_size",
-    "num_beam_groups",
-    "num_beams",
-    "num_return_sequences",
-    "output_attentions",
-    "output_hidden_states",
-    "output_scores",
-    "pad_token_id",
-    "prefix",
-    "problem_type",
-    "pruned_heads",
-    "remove_invalid_values",
-    "repetition_penalty",
-    "return_dict",
-    "return_dict_in_generate",
-    "sep_token_id",
-    "suppress_tokens",
-    "task_specific_params",
-    "temperature",
-    "tf_legacy_loss",
-    "tie_encoder_decoder",
-    "tie_word_embeddings",
-    "tokenizer_class",
-    "top_k",
-    "top_p",
-    "torch_dtype",
-    "torchscript",
-    "transformers_version",
-    "typical_p",
-    "use_bfloat16",
-    "use_cache",
-];
-
 impl ClipConfig {
-    /// Reads `config.json`.
-    ///
-    /// # Errors
-    /// If it is not there, not JSON, of another architecture, or has a key that is not known:
-    /// an option that is not understood is refused, never guessed.
-    pub fn read(path: &Path) -> Result<Self, Error> {
-        let text =
-            std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        let bad = |reason: String| Error::Config { path: path.to_owned(), reason };
-        let value: Map<String, Value> =
-            serde_json::from_slice(&text).map_err(|e| bad(format!("not a JSON object ({e})")))?;
-        Self::parse(value).map_err(bad)
-    }
-
-    fn parse(mut value: Map<String, Value>) -> Result<Self, String> {
+    /// Understands a `config.json`: an option that is not understood is refused, never guessed.
+    pub(crate) fn parse(mut value: Map<String, Value>) -> Result<Self, String> {
         match value.get("model_type").and_then(Value::as_str) {
             Some("clip") => {}
             Some(other) => {

@@ -1,10 +1,7 @@
 //! CLIP (Radford et al. 2021, arXiv 2103.00020) as `transformers` v4.57 `models/clip` has it.
 
 mod config;
-mod model;
-mod names;
 mod start;
 
 pub use config::{ClipConfig, TextConfig, VisionConfig};
-pub use model::ClipModel;
 pub use start::Start;

@@ -1,12 +1,14 @@
 //! The values that a new model starts with.
 
-use burn::tensor::TensorData;
+use burn::tensor::{Device, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use vlm_nn::params::{self, Init};
 
-use super::{ClipConfig, ClipModel, VisionConfig};
+use super::{ClipConfig, VisionConfig};
+use crate::DualModel;
+use crate::families::clip_spec;
 
 /// How a new model starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,11 +26,18 @@ pub enum Start {
 }
 
 /// Replaces every value of `model`.
-pub(super) fn fill(model: ClipModel, config: &ClipConfig, start: Start, seed: u64) -> ClipModel {
+fn fill(model: DualModel, config: &ClipConfig, start: Start, seed: u64) -> DualModel {
     let model = params::initialize(model, seed, &|path, shape| clip(config, path, shape));
     match start {
         Start::Clip => model,
         Start::Located => locate(model, &config.vision, seed),
+    }
+}
+
+impl DualModel {
+    /// A CLIP model with start values, which depend on nothing but `start` and the seed.
+    pub fn init(config: &ClipConfig, start: Start, seed: u64, device: &Device) -> Self {
+        fill(DualModel::new(&clip_spec(config), device), config, start, seed)
     }
 }
 
@@ -76,7 +85,7 @@ const VALUES: f64 = 2.0;
 /// Positions are orthogonal codes; the key of head `h` adds a direction `u` to the tokens that
 /// carry the codes of its patches, and its query is that direction, whatever asks. The patch
 /// map keeps the low frequencies of a patch, in the directions grey, red-green and yellow-blue.
-fn locate(model: ClipModel, vision: &VisionConfig, seed: u64) -> ClipModel {
+fn locate(model: DualModel, vision: &VisionConfig, seed: u64) -> DualModel {
     let (width, heads) = (vision.hidden_size, vision.num_attention_heads);
     let head = width / heads;
     let grid = vision.image_size / vision.patch_size;
@@ -160,7 +169,7 @@ fn locate(model: ClipModel, vision: &VisionConfig, seed: u64) -> ClipModel {
     }
 }
 
-fn values(model: &ClipModel, path: &str) -> Vec<f32> {
+fn values(model: &DualModel, path: &str) -> Vec<f32> {
     params::read_one(model, path).iter::<f32>().collect()
 }
 
@@ -279,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_located_head_looks_at_its_patch() {
-        let model = ClipModel::init(&config(), Start::Located, 1, &Device::flex());
+        let model = DualModel::init(&config(), Start::Located, 1, &Device::flex());
         let pixels = burn::tensor::Tensor::random(
             [2, 3, 16, 16],
             burn::tensor::Distribution::Normal(0.0, 1.0),
@@ -308,7 +317,7 @@ mod tests {
     fn starts_depend_on_the_seed_only() {
         let first = |seed| {
             values(
-                &ClipModel::init(&config(), Start::Located, seed, &Device::flex()),
+                &DualModel::init(&config(), Start::Located, seed, &Device::flex()),
                 "vision.positions",
             )
         };

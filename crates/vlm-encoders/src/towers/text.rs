@@ -1,0 +1,223 @@
+//! The text tower.
+
+use burn::module::{Module, Param};
+use burn::tensor::module::embedding;
+use burn::tensor::{Device, Int, Tensor};
+use vlm_nn::params::blank;
+use vlm_nn::{BlockConfig, Linear, Norm, Stack};
+
+use super::{States, rows_at};
+
+/// The choices that make a [`TextTower`] one of the families.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextSpec {
+    /// Token ids.
+    pub vocabulary: usize,
+    /// Longest text in tokens.
+    pub context: usize,
+    /// Whether positions are learned; otherwise they are rotary.
+    pub positions: bool,
+    /// Kinds of segments, each with a learned row (BERT); 0 for none.
+    pub segments: usize,
+    /// Norm on the embeddings (BERT).
+    pub embed_norm: bool,
+    /// Multiplies the token embeddings (Gemma).
+    pub embed_scale: Option<f64>,
+    /// The blocks from input to output.
+    pub blocks: Vec<BlockConfig>,
+    /// What they have in common: widths, norms, activation.
+    pub shape: BlockConfig,
+    /// Norm after the stack.
+    pub final_norm: bool,
+    /// Which state stands for the text.
+    pub pool: TextPool,
+    /// Width of a linear map on that state; without bias or tanh in no family.
+    pub dense: Option<usize>,
+    /// Whether a tanh follows (BERT).
+    pub dense_tanh: bool,
+    /// Whether there is a map to the vocabulary.
+    pub head: Option<HeadSpec>,
+}
+
+/// The map from states to the vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadSpec {
+    /// Whether its weight is that of the token embeddings.
+    pub tied: bool,
+    /// Bends the logits to ±this with a tanh (Gemma 2).
+    pub softcap: Option<f64>,
+}
+
+/// Which state stands for a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextPool {
+    /// That of the end token with this id; see [`end_places`](crate::end_places).
+    End(i64),
+    /// The last, padding included (SigLIP).
+    Last,
+    /// The first (BERT).
+    First,
+    /// None.
+    Absent,
+}
+
+/// A text transformer.
+#[derive(Module, Debug)]
+pub struct TextTower {
+    /// `[vocabulary, width]`.
+    pub tokens: Param<Tensor<2>>,
+    /// `[context, width]`.
+    pub positions: Option<Param<Tensor<2>>>,
+    /// `[segments, width]`.
+    pub segments: Option<Param<Tensor<2>>>,
+    /// On the sum of these.
+    pub embed_norm: Option<Norm>,
+    /// The blocks.
+    pub stack: Stack,
+    /// After the stack.
+    pub final_norm: Option<Norm>,
+    /// On the pooled state.
+    pub dense: Option<Linear>,
+    /// To the vocabulary, where it has a weight of its own.
+    pub head: Option<Linear>,
+    context: usize,
+    embed_scale: Option<f64>,
+    dense_tanh: bool,
+    causal: bool,
+    softcap: Option<f64>,
+    #[module(skip)]
+    pool: TextPool,
+}
+
+impl TextTower {
+    /// A blank tower.
+    pub fn new(spec: &TextSpec, device: &Device) -> Self {
+        let block = &spec.shape;
+        let width = block.width;
+        let norm = || Norm::new(block.norm, width, block.eps, device);
+        let own_head = spec.head.is_some_and(|head| !head.tied);
+        TextTower {
+            tokens: blank([spec.vocabulary, width], device),
+            positions: spec.positions.then(|| blank([spec.context, width], device)),
+            segments: (spec.segments > 0).then(|| blank([spec.segments, width], device)),
+            embed_norm: spec.embed_norm.then(norm),
+            stack: Stack::of(&spec.blocks, device),
+            final_norm: spec.final_norm.then(norm),
+            dense: spec.dense.map(|out| Linear::new(width, out, true, device)),
+            head: own_head.then(|| Linear::new(width, spec.vocabulary, false, device)),
+            context: spec.context,
+            embed_scale: spec.embed_scale,
+            dense_tanh: spec.dense_tanh,
+            causal: block.causal,
+            softcap: spec.head.and_then(|head| head.softcap),
+            pool: spec.pool,
+        }
+    }
+
+    /// The longest text in tokens, start and end included.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Whether a token sees only itself and those before it.
+    pub fn causal(&self) -> bool {
+        self.causal
+    }
+
+    /// What enters the stack: `ids: [batch, tokens]` to `[batch, tokens, width]`.
+    fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        let [_, t] = ids.dims();
+        let mut x = embedding(self.tokens.val(), ids);
+        if let Some(scale) = self.embed_scale {
+            x = x * scale;
+        }
+        // In the reference's order: sums of floats depend on it.
+        if let Some(segments) = &self.segments {
+            x = x + segments.val().narrow(0, 0, 1).unsqueeze();
+        }
+        if let Some(positions) = &self.positions {
+            x = x + positions.val().narrow(0, 0, t).unsqueeze();
+        }
+        match &self.embed_norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        }
+    }
+
+    fn normed<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        match &self.final_norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        }
+    }
+
+    fn densed(&self, x: Tensor<2>) -> Tensor<2> {
+        match &self.dense {
+            None => x,
+            Some(dense) if self.dense_tanh => dense.forward(x).tanh(),
+            Some(dense) => dense.forward(x),
+        }
+    }
+
+    /// `ids: [batch, tokens]` to the pooled state `[batch, width]`, that at `places: [batch]`.
+    ///
+    /// `mask` as in [`padding_mask`](crate::padding_mask). A causal tower needs none: what
+    /// follows the end token cannot reach it.
+    ///
+    /// # Panics
+    /// If there are more tokens than [`context`](Self::context).
+    pub fn forward(
+        &self,
+        ids: Tensor<2, Int>,
+        places: Tensor<1, Int>,
+        mask: Option<Tensor<3>>,
+    ) -> Tensor<2> {
+        let x = self.stack.forward(self.embed(ids), mask);
+        // One row of each text, before the norm: the other rows are not needed.
+        self.densed(self.normed(rows_at(x, places)))
+    }
+
+    /// All that the tower says of texts; `places` where its pool needs them, see
+    /// [`pool_places`](crate::pool_places).
+    pub fn states(
+        &self,
+        ids: Tensor<2, Int>,
+        places: Option<Tensor<1, Int>>,
+        mask: Option<Tensor<3>>,
+        layers: bool,
+    ) -> States {
+        let x = self.embed(ids);
+        let mut all = Vec::new();
+        let last = if layers {
+            all = self.stack.forward_all(x, mask);
+            all[all.len() - 1].clone()
+        } else {
+            self.stack.forward(x, mask)
+        };
+        let last = self.normed(last);
+        let pooled = places.map(|places| self.densed(rows_at(last.clone(), places)));
+        States { last, pooled, layers: all }
+    }
+
+    /// Which state stands for a text.
+    pub fn pool(&self) -> TextPool {
+        self.pool
+    }
+
+    /// Logits over the vocabulary of states `[batch, tokens, width]`.
+    pub fn logits(&self, states: Tensor<3>) -> Tensor<3> {
+        let logits = match &self.head {
+            Some(head) => head.forward(states),
+            None => {
+                let [b, t, width] = states.dims();
+                let table = self.tokens.val();
+                let vocabulary = table.dims()[0];
+                states.reshape([b * t, width]).matmul(table.transpose()).reshape([b, t, vocabulary])
+            }
+        };
+        match self.softcap {
+            Some(cap) => (logits / cap).tanh() * cap,
+            None => logits,
+        }
+    }
+}
