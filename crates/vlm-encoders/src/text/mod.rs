@@ -7,6 +7,7 @@ mod bpe_train;
 mod chat;
 mod classes;
 mod clip_files;
+mod cycles;
 mod error;
 mod files;
 mod guard;
