@@ -41,7 +41,11 @@ static COUNTING: Counting = Counting;
 const MEMORY: usize = 128 << 20;
 const TIME: Duration = Duration::from_secs(10);
 
-const TEXTS: [&str; 4] = ["", "A red bus isn't  <s>small</s>, 中文😀!\n\n", "\u{0}\u{301}é\u{200b}", "aaaa aaa"];
+/// Reads what is in a folder and uses it.
+type Work = fn(&Path) -> Result<(), String>;
+
+const TEXTS: [&str; 4] =
+    ["", "A red bus isn't  <s>small</s>, 中文😀!\n\n", "\u{0}\u{301}é\u{200b}", "aaaa aaa"];
 
 /// Runs what a file leads to, and tells whether it was accepted.
 fn bounded(what: &str, work: impl FnOnce() -> Result<(), String>) -> bool {
@@ -113,7 +117,9 @@ fn damaged(whole: &[u8], rng: &mut ChaCha8Rng) -> Vec<u8> {
         let end = (at + rng.random_range(1..200)).min(bytes.len());
         match rng.random_range(0..6) {
             0 if at < bytes.len() => bytes[at] ^= 1 << rng.random_range(0..8),
-            1 if at < bytes.len() => bytes[at] = *b"{}[]\",:0-e\\\x00\xff".get(rng.random_range(0..13)).unwrap_or(&0),
+            1 if at < bytes.len() => {
+                bytes[at] = *b"{}[]\",:0-e\\\x00\xff".get(rng.random_range(0..13)).unwrap_or(&0)
+            }
             2 => drop(bytes.drain(at..end)),
             3 => {
                 let part = bytes[at..end].to_vec();
@@ -173,15 +179,15 @@ fn damaged_and_hostile_files_do_no_harm() {
     let count = std::env::var("VLM_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let kinds = ["bert-uncased", "gpt2", "llama3", "llama2", "gemma", "t5", "siglip"];
-    let sorts: Vec<(PathBuf, &str, fn(&Path) -> Result<(), String>)> = kinds
+    let sorts: Vec<(PathBuf, &str, Work)> = kinds
         .iter()
         .flat_map(|kind| {
             let folder = golden("tokenizer_kinds").join(kind);
             ["tokenizer.json", "tokenizer_config.json"]
-                .map(|name| (folder.clone(), name, use_tokenizer as fn(&Path) -> _))
+                .map(|name| (folder.clone(), name, use_tokenizer as Work))
         })
         .chain([
-            (golden("clip/quick"), "config.json", use_config as fn(&Path) -> _),
+            (golden("clip/quick"), "config.json", use_config as Work),
             (golden("clip/legacy"), "config.json", use_config),
         ])
         .collect();
@@ -234,19 +240,20 @@ fn try_many(
 /// What accident does not lead to.
 fn hostile(folder: &Path) {
     let put = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
-    let refused = |what: &str, words: &str, work: fn(&Path) -> Result<(), String>| {
+    let refused = |what: &str, words: &str, work: Work| {
         let mut message = String::new();
         assert!(!bounded(what, || work(folder).inspect_err(|m| message.clone_from(m))), "{what}");
         assert!(message.contains(words), "{what}: {message}");
     };
     for (name, work) in [
-        ("config.json", use_config as fn(&Path) -> _),
+        ("config.json", use_config as Work),
         ("preprocessor_config.json", use_processor),
         ("tokenizer_config.json", use_tokenizer),
         ("tokenizer.json", use_tokenizer),
     ] {
         let good = golden("tokenizer_kinds/gpt2");
         put("tokenizer.json", &std::fs::read_to_string(good.join("tokenizer.json")).unwrap());
+        put("tokenizer_config.json", "{}");
         for (what, text) in [
             ("nesting", "[".repeat(1 << 18)),
             ("objects in objects", "{\"a\":".repeat(1 << 18)),
@@ -262,32 +269,65 @@ fn hostile(folder: &Path) {
         let file = golden("tokenizer_kinds").join(kind).join("tokenizer.json");
         serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
     };
-    let growing = vec![json!({ "type": "Replace", "pattern": { "String": "a" }, "content": "aa" }); 40];
-    let nested = (0..100).fold(json!({ "type": "NFC" }), |inner, _| {
-        json!({ "type": "Sequence", "normalizers": [inner] })
-    });
-    let split = |regex: &str| {
-        json!({ "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false })
-    };
-    let template = |single: Value| {
-        json!({ "type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {} })
-    };
+    let growing =
+        vec![json!({ "type": "Replace", "pattern": { "String": "a" }, "content": "aa" }); 40];
+    let nested = (0..100).fold(
+        json!({ "type": "NFC" }),
+        |inner, _| json!({ "type": "Sequence", "normalizers": [inner] }),
+    );
+    let split = |regex: &str| json!({ "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false });
+    let template = |single: Value| json!({ "type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {} });
     let text = json!({ "Sequence": { "id": "A", "type_id": 0 } });
     for (from, part, value, words) in [
-        ("gpt2", "normalizer", json!({ "type": "Sequence", "normalizers": growing }), "256 times longer"),
-        ("gpt2", "normalizer", json!({ "type": "Replace", "pattern": { "Regex": "" }, "content": "a".repeat(999) }), "longer"),
-        ("gpt2", "normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": "/////wAAAAA=" }), "cut off"),
+        (
+            "gpt2",
+            "normalizer",
+            json!({ "type": "Sequence", "normalizers": growing }),
+            "256 times longer",
+        ),
+        (
+            "gpt2",
+            "normalizer",
+            json!({ "type": "Replace", "pattern": { "Regex": "" }, "content": "a".repeat(999) }),
+            "longer",
+        ),
+        (
+            "gpt2",
+            "normalizer",
+            json!({ "type": "Precompiled", "precompiled_charsmap": "/////wAAAAA=" }),
+            "cut off",
+        ),
         ("gpt2", "normalizer", nested, "tokenizer.json"),
         ("gpt2", "pre_tokenizer", split(r"(a+)+(?!b)"), "might never end"),
         ("gpt2", "pre_tokenizer", split(r"(x+x+)+\1y"), "might never end"),
         ("gpt2", "pre_tokenizer", split(&"(".repeat(4000)), "might never end"),
         ("gpt2", "pre_tokenizer", split(r"\p{L}{9999}{9999}"), "tokenizer.json"),
-        ("gpt2", "pre_tokenizer", json!({ "type": "Sequence", "pretokenizers": vec![split("a"); 99] }), "64 patterns"),
+        (
+            "gpt2",
+            "pre_tokenizer",
+            json!({ "type": "Sequence", "pretokenizers": vec![split("a"); 99] }),
+            "64 patterns",
+        ),
         ("gpt2", "post_processor", template(json!([text, text])), "2 times"),
         ("gpt2", "post_processor", template(json!([])), "0 times"),
-        ("gpt2", "post_processor", template(json!([{ "Sequence": { "id": "B", "type_id": 0 } }])), "second text"),
-        ("gpt2", "post_processor", template(json!([text, { "SpecialToken": { "id": "x", "type_id": 0 } }])), "\"x\""),
-        ("gpt2", "decoder", json!({ "type": "Replace", "pattern": { "String": "a" }, "content": "b".repeat(9999) }), "longer"),
+        (
+            "gpt2",
+            "post_processor",
+            template(json!([{ "Sequence": { "id": "B", "type_id": 0 } }])),
+            "second text",
+        ),
+        (
+            "gpt2",
+            "post_processor",
+            template(json!([text, { "SpecialToken": { "id": "x", "type_id": 0 } }])),
+            "\"x\"",
+        ),
+        (
+            "gpt2",
+            "decoder",
+            json!({ "type": "Replace", "pattern": { "String": "a" }, "content": "b".repeat(9999) }),
+            "longer",
+        ),
     ] {
         let mut file = kind(from);
         file[part] = value;

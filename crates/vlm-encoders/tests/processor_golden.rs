@@ -146,7 +146,10 @@ fn every_class_is_saved_as_itself() {
         ),
     ] {
         let message = processor.save(dir.path()).unwrap_err().to_string();
-        assert!(message.starts_with(processor.kind.class()) && message.contains(words), "{message}");
+        assert!(
+            message.starts_with(processor.kind.class()) && message.contains(words),
+            "{message}"
+        );
     }
 }
 
@@ -191,11 +194,26 @@ fn files_without_a_class_go_by_their_model() {
 #[test]
 fn what_a_class_lacks_is_refused_by_name() {
     for (class, field, value, words) in [
-        ("SiglipImageProcessor", "size", json!(224), "`size` = 224 is not supported; use {\"height"),
-        ("ViTImageProcessor", "size", json!({ "shortest_edge": 9 }), "`size` = {\"shortest_edge\":9}"),
+        (
+            "SiglipImageProcessor",
+            "size",
+            json!(224),
+            "`size` = 224 is not supported; use {\"height",
+        ),
+        (
+            "ViTImageProcessor",
+            "size",
+            json!({ "shortest_edge": 9 }),
+            "`size` = {\"shortest_edge\":9}",
+        ),
         ("ViTImageProcessor", "do_center_crop", json!(true), "`do_center_crop` = true"),
         ("Siglip2ImageProcessor", "do_center_crop", json!(true), "`do_center_crop` = true"),
-        ("Siglip2ImageProcessor", "size", json!({ "height": 9, "width": 9 }), "unknown fields `size`"),
+        (
+            "Siglip2ImageProcessor",
+            "size",
+            json!({ "height": 9, "width": 9 }),
+            "unknown fields `size`",
+        ),
         ("Siglip2ImageProcessor", "do_resize", json!(false), "`do_resize` = false"),
         ("Siglip2ImageProcessor", "patch_size", json!(0), "`patch_size` = 0"),
         ("Siglip2ImageProcessor", "max_num_patches", json!(1u64 << 40), "`max_num_patches` = 109"),

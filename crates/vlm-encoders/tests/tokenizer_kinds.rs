@@ -55,10 +55,8 @@ fn ids_and_texts_are_those_of_transformers() {
             let cut = tokenizer.encode(line, context).unwrap();
             assert_eq!(cut.truncated, whole.len() > context, "{shown}");
             let bare = tokenizer.encode_bare(line, 1 << 20).unwrap().ids;
-            let (text, kept) = (
-                tokenizer.decode(&whole).unwrap(),
-                tokenizer.decode_with_special(&whole).unwrap(),
-            );
+            let (text, kept) =
+                (tokenizer.decode(&whole).unwrap(), tokenizer.decode_with_special(&whole).unwrap());
             let rest = [hash(cut.ids.clone()), hash(bare.clone()), bytes(&text), bytes(&kept)];
             assert_eq!(
                 hash(rest.map(i64::from)),
@@ -227,7 +225,8 @@ fn templates_are_found_in_all_their_places() {
         let tokenizer = Tokenizer::from_dir(folder.path())?;
         tokenizer.chat(&[Message::text("user", "Hi")], false)
     };
-    std::fs::copy(dir().join("llama2/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    std::fs::copy(dir().join("llama2/tokenizer.json"), folder.path().join("tokenizer.json"))
+        .unwrap();
     write("tokenizer_config.json", r#"{"chat_template": "1{{ messages[0].content }}"}"#);
     assert_eq!(chat().unwrap(), "1Hi");
     let list = r#"[{"name": "tool_use", "template": "no"}, {"name": "default", "template": "2"}]"#;

@@ -263,7 +263,9 @@ fn resize_of(kind: Kind, value: &Value) -> Result<Resize, String> {
         (Kind::Vit, Some(edge)) => Ok(Resize::Exact { height: edge, width: edge }),
         _ => {
             let shortest = if kind.crops() { "{\"shortest_edge\": n} or " } else { "" };
-            Err(format!("`size` = {value} is not supported; use {shortest}{{\"height\": n, \"width\": m}} with 1 to {MAX_SIZE}"))
+            Err(format!(
+                "`size` = {value} is not supported; use {shortest}{{\"height\": n, \"width\": m}} with 1 to {MAX_SIZE}"
+            ))
         }
     }
 }

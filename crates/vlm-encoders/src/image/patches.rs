@@ -120,7 +120,7 @@ impl Pixels {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Kind, RgbImage, Resize};
+    use crate::image::{Kind, Resize, RgbImage};
 
     #[test]
     fn a_fitted_size_is_whole_patches_and_not_too_many() {

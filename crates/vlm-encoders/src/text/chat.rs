@@ -132,7 +132,8 @@ impl Template {
         let tokens = ROLES.iter().filter_map(of_role).chain(more);
         let tokens =
             tokens.filter_map(|(role, token)| Some((role, content(token)?.to_owned()))).collect();
-        let fail = |name: &str, detail: String| TokenizerError::File { file: dir.join(name), detail };
+        let fail =
+            |name: &str, detail: String| TokenizerError::File { file: dir.join(name), detail };
         let found = if let Some(bytes) = files.get(TEMPLATE) {
             let text = std::str::from_utf8(bytes).map_err(|e| fail(TEMPLATE, one_line(e)))?;
             Some((TEMPLATE, text.to_owned()))
@@ -143,10 +144,7 @@ impl Template {
             let text = text.ok_or_else(|| fail(TEMPLATE_JSON, "has no `chat_template`".into()))?;
             Some((TEMPLATE_JSON, text))
         } else {
-            settings
-                .get("chat_template")
-                .and_then(default_of)
-                .map(|text| (CONFIG, text))
+            settings.get("chat_template").and_then(default_of).map(|text| (CONFIG, text))
         };
         Ok(found.map(|(name, source)| Self { source, file: dir.join(name), tokens }))
     }
@@ -158,7 +156,8 @@ impl Template {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, TokenizerError> {
-        let fail = |e: Error| TokenizerError::Template { file: self.file.clone(), detail: reason(&e) };
+        let fail =
+            |e: Error| TokenizerError::Template { file: self.file.clone(), detail: reason(&e) };
         let mut context: Vec<(&str, Value)> =
             self.tokens.iter().map(|(role, token)| (role.as_str(), Value::from(token))).collect();
         context.push(("messages", messages.iter().map(Message::value).collect()));
@@ -347,14 +346,29 @@ mod tests {
         let cases = [
             ("{{ bos_token }}{{ messages[0].content.strip() }}", "<s><Hi> & \"ho\""),
             ("{{ messages[0]|tojson }}", r#"{"role": "user", "content": " <Hi> & \"ho\" "}"#),
-            ("{{ messages[1].content|tojson }}", r#"[{"type": "image"}, {"type": "text", "text": "what?"}]"#),
+            (
+                "{{ messages[1].content|tojson }}",
+                r#"[{"type": "image"}, {"type": "text", "text": "what?"}]"#,
+            ),
             ("{{ [1, 'é']|tojson(indent=2) }}", "[\n  1,\n  \"é\"\n]"),
-            ("{% for m in messages %}\n  {% if loop.last %}\nx\n  {% break %}\n  {% endif %}\n{% endfor %}\ny\n", "x\ny"),
+            (
+                "{% for m in messages %}\n  {% if loop.last %}\nx\n  {% break %}\n  {% endif %}\n{% endfor %}\ny\n",
+                "x\ny",
+            ),
             ("{%- generation %}a{%- endgeneration -%} b", "ab"),
             ("{{ 'a</think>b'.split('</think>')[-1] }}{{ messages[1:]|length }}", "b1"),
-            ("{{ messages[1].content is string }}{{ messages[1].content is iterable }}", "FalseTrue"),
-            ("{{ tools is none }}{{ nothing is defined }}{{ add_generation_prompt }}", "TrueFalseTrue"),
-            ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "2"),
+            (
+                "{{ messages[1].content is string }}{{ messages[1].content is iterable }}",
+                "FalseTrue",
+            ),
+            (
+                "{{ tools is none }}{{ nothing is defined }}{{ add_generation_prompt }}",
+                "TrueFalseTrue",
+            ),
+            (
+                "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+                "2",
+            ),
         ];
         for (source, expected) in cases {
             assert_eq!(render(source, &chat()).as_deref(), Ok(expected), "{source}");
@@ -399,8 +413,17 @@ mod tests {
         let deep = "{% set ns = namespace(s=[], t=[]) %}{% for i in range(90000) %}{% for j in range(5) %}{% set ns.s = [ns.s] %}{% endfor %}{% endfor %}";
         assert!(render(deep, &long).is_err());
         let deep = deep.replace("90000", "7000");
-        for use_of in ["{{ ns.s }}", "{{ ns.s|tojson }}", "{{ ns.s == [ns.s] }}", "{{ ns.s|string|length }}", "{{ [ns.s, [ns.s]]|sort|length }}",
-            "{{ {ns.s: 1}|length }}", "{{ [ns.s]|unique|list|length }}", "{{ ns.s in [1, [ns.s]] }}", "{{ ns.s|tojson(indent=4) }}"] {
+        for use_of in [
+            "{{ ns.s }}",
+            "{{ ns.s|tojson }}",
+            "{{ ns.s == [ns.s] }}",
+            "{{ ns.s|string|length }}",
+            "{{ [ns.s, [ns.s]]|sort|length }}",
+            "{{ {ns.s: 1}|length }}",
+            "{{ [ns.s]|unique|list|length }}",
+            "{{ ns.s in [1, [ns.s]] }}",
+            "{{ ns.s|tojson(indent=4) }}",
+        ] {
             // Whatever comes of it, the program goes on.
             let _ = render(&format!("{deep}{use_of}"), &long);
         }

@@ -18,7 +18,8 @@ pub(super) fn check(source: &str, syntax: SyntaxConfig) -> Result<(), String> {
     // What is no token is told by the engine itself, with its line.
     let tokens: Vec<Token<'_>> =
         tokenize(source, false, syntax).map_while(|token| token.ok().map(|(t, _)| t)).collect();
-    let is_name = |at: usize, name: &str| matches!(tokens.get(at), Some(Token::Ident(n)) if *n == name);
+    let is_name =
+        |at: usize, name: &str| matches!(tokens.get(at), Some(Token::Ident(n)) if *n == name);
     // `set name = namespace (`, by the place of `name`.
     let makes = |at: usize| {
         at > 0

@@ -260,7 +260,14 @@ mod tests {
         ] {
             assert!(shortest_match(pattern).is_ok_and(|n| n > 0), "{pattern}");
         }
-        for pattern in [r"(a+)+(?!b)", r"(?:\s+(?!\S))+", r"(a*)\1", r"(?<=a)b", "[", r"x{9}{99}{999}{9999}{9999}(?=y)"] {
+        for pattern in [
+            r"(a+)+(?!b)",
+            r"(?:\s+(?!\S))+",
+            r"(a*)\1",
+            r"(?<=a)b",
+            "[",
+            r"x{9}{99}{999}{9999}{9999}(?=y)",
+        ] {
             assert!(shortest_match(pattern).is_err(), "{pattern}");
         }
     }

@@ -29,15 +29,8 @@ pub(super) const LLAMA: &str = "LlamaTokenizer";
 pub(super) const GEMMA: &str = "GemmaTokenizer";
 
 /// Roles of special tokens, as transformers names them.
-pub(super) const ROLES: [&str; 7] = [
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-];
+pub(super) const ROLES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 impl Settings {
     /// # Errors

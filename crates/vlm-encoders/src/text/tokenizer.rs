@@ -181,8 +181,8 @@ impl Tokenizer {
             encoding.take_overflowing();
             Ok((self.inner.post_process(encoding, None, around)?, truncated))
         });
-        let (encoding, truncated) = encoding
-            .map_err(|detail| TokenizerError::Text { text: beginning(text), detail })?;
+        let (encoding, truncated) =
+            encoding.map_err(|detail| TokenizerError::Text { text: beginning(text), detail })?;
         let numbers = |list: &[u32]| list.iter().map(|&n| i64::from(n)).collect();
         Ok(TokenIds {
             ids: numbers(encoding.get_ids()),
@@ -302,7 +302,10 @@ impl Tokenizer {
     /// Whether decoding leaves this id out.
     pub(super) fn is_special(&self, id: u32) -> bool {
         let added = self.inner.get_added_vocabulary();
-        added.get_added_tokens_decoder().get(&id).is_some_and(|t| added.is_special_token(&t.content))
+        added
+            .get_added_tokens_decoder()
+            .get(&id)
+            .is_some_and(|t| added.is_special_token(&t.content))
     }
 
     /// The text that a model trained to chat expects for these messages, by the tokenizer's chat
