@@ -33,7 +33,14 @@ pub fn pairs(config: &ClipConfig, count: usize) -> PairBatch {
     PairBatch {
         pictures,
         keep: Vec::new(),
-        texts: Batch { ids, mask: vec![true; count * cols], rows: count, cols, truncated: 0 },
+        texts: Batch {
+            ids,
+            mask: vec![true; count * cols],
+            types: vec![0; count * cols],
+            rows: count,
+            cols,
+            truncated: 0,
+        },
         ends: vec![cols as i64 - 1; count],
         picture_groups: (0..count as u32).collect(),
         text_groups: (0..count as u32).collect(),

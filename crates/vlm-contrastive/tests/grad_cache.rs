@@ -80,6 +80,7 @@ fn batch(pictures: usize, extra: usize, keep: bool) -> PairBatch {
         texts: text::Batch {
             ids: ids.collect(),
             mask: vec![true; rows * COLS],
+            types: vec![0; rows * COLS],
             rows,
             cols: COLS,
             truncated: 0,

@@ -27,7 +27,7 @@ fn ids(dir: &Path) -> Batch {
     let view = tensors.tensor("input_ids").unwrap();
     let ids: Vec<i64> = view.data().as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
     let (rows, cols) = (view.shape()[0], view.shape()[1]);
-    Batch { mask: vec![true; ids.len()], ids, rows, cols, truncated: 0 }
+    Batch { mask: vec![true; ids.len()], types: vec![0; ids.len()], ids, rows, cols, truncated: 0 }
 }
 
 fn floats(tensor: Tensor<2>) -> Vec<f32> {

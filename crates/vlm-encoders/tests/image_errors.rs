@@ -149,8 +149,8 @@ fn what_is_not_understood_is_refused_by_name() {
         (r#"[]"#, "not a JSON object"),
         (r#"{"#, "not valid JSON"),
         (
-            r#"{"image_processor_type": "ViTImageProcessor"}"#,
-            r#""ViTImageProcessor" is not supported"#,
+            r#"{"image_processor_type": "DPTImageProcessor"}"#,
+            r#""DPTImageProcessor" is not supported"#,
         ),
         (
             r#"{"image_processor_type": "CLIPImageProcessor", "sharpen": 1, "blur": 2}"#,

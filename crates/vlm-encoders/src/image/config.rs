@@ -4,16 +4,22 @@
 //! by name. All else is an error: an option that is silently ignored shows up as a model that is
 //! a little worse than it should be.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::error::{ImageError, one_line};
 use super::filter::Filter;
-use super::processor::{CLIP_MEAN, CLIP_STD, ImageProcessor, Resize};
+use super::kind::Kind;
+use super::patches::Patching;
+use super::processor::{ImageProcessor, Resize};
 
-const FILE: &str = "preprocessor_config.json";
+pub(super) const FILE: &str = "preprocessor_config.json";
 const COMBINED: &str = "processor_config.json";
+/// Bytes that a file of settings may have: 1 MiB. Real ones have less than 10 KiB.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// Written by transformers, without effect on what a picture becomes.
 const NO_EFFECT: [&str; 11] = [
@@ -31,13 +37,6 @@ const NO_EFFECT: [&str; 11] = [
     "transformers_version",
 ];
 
-const KINDS: [&str; 4] = [
-    "CLIPImageProcessor",
-    "CLIPFeatureExtractor",
-    "CLIPImageProcessorFast",
-    "CLIPImageProcessorPil",
-];
-
 /// Sizes above this are a mistake in the file.
 const MAX_SIZE: u64 = 16_384;
 
@@ -52,10 +51,7 @@ pub(super) fn read(dir: &Path) -> Result<ImageProcessor, ImageError> {
             continue;
         }
         let fail = |detail: String| ImageError::Config { file: file.clone(), detail };
-        let text = std::fs::read_to_string(&file)
-            .map_err(|source| ImageError::Io { name: file.display().to_string(), source })?;
-        let mut value: Value = serde_json::from_str(&text)
-            .map_err(|e| fail(format!("not valid JSON ({}); copy the file again", one_line(e))))?;
+        let mut value = json(&file)?;
         if combined {
             match value.get_mut("image_processor") {
                 Some(part) => value = part.take(),
@@ -65,43 +61,52 @@ pub(super) fn read(dir: &Path) -> Result<ImageProcessor, ImageError> {
         let Value::Object(fields) = value else {
             return Err(fail("is not a JSON object; copy the file again".into()));
         };
-        return parse(fields).map_err(fail);
+        let kind = kind(&fields, dir).map_err(fail)?;
+        return parse(kind, fields).map_err(fail);
     }
     Err(ImageError::NoConfig { dir: dir.to_owned() })
 }
 
-/// Writes the processor as transformers does: keys sorted, two spaces, a newline at the end.
-///
-/// # Errors
-/// [`ImageError::Io`].
-pub(super) fn write(processor: &ImageProcessor, dir: &Path) -> Result<(), ImageError> {
-    let (mean, std) = processor.normalize.unwrap_or((CLIP_MEAN, CLIP_STD));
-    let (crop_h, crop_w) = processor.crop.unwrap_or((224, 224));
-    let size = match processor.resize.unwrap_or(Resize::ShortestEdge(224)) {
-        Resize::ShortestEdge(edge) => json!({ "shortest_edge": edge }),
-        Resize::Exact { height, width } => json!({ "height": height, "width": width }),
-    };
-    let value = json!({
-        "crop_size": { "height": crop_h, "width": crop_w },
-        "do_center_crop": processor.crop.is_some(),
-        "do_convert_rgb": true,
-        "do_normalize": processor.normalize.is_some(),
-        "do_rescale": processor.rescale.is_some(),
-        "do_resize": processor.resize.is_some(),
-        "image_mean": mean,
-        "image_processor_type": KINDS[0],
-        "image_std": std,
-        "resample": processor.filter.pillow(),
-        "rescale_factor": processor.rescale.unwrap_or(1.0 / 255.0),
-        "size": size,
-    });
-    let file = dir.join(FILE);
-    std::fs::write(&file, format!("{value:#}\n"))
-        .map_err(|source| ImageError::Io { name: file.display().to_string(), source })
+/// The content of a file of settings.
+fn json(file: &Path) -> Result<Value, ImageError> {
+    let io = |source| ImageError::Io { name: file.display().to_string(), source };
+    let fail = |detail: String| ImageError::Config { file: file.to_owned(), detail };
+    // Opening a pipe without a writer would wait for ever, so look first.
+    if !std::fs::metadata(file).map_err(io)?.is_file() {
+        return Err(fail("is not a file; copy it from the model's repository".into()));
+    }
+    let mut bytes = Vec::new();
+    File::open(file).map_err(io)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(fail("has more than 1 MiB; copy the file again".into()));
+    }
+    serde_json::from_slice(&bytes)
+        .map_err(|e| fail(format!("not valid JSON ({}); copy the file again", one_line(e))))
 }
 
-fn parse(mut fields: Map<String, Value>) -> Result<ImageProcessor, String> {
-    check_kind(&fields)?;
+/// The class that the file names, or that transformers would take where it names none.
+fn kind(fields: &Map<String, Value>, dir: &Path) -> Result<Kind, String> {
+    let classes = || Kind::ALL.map(Kind::class).join(", ");
+    let named =
+        ["image_processor_type", "feature_extractor_type"].iter().find_map(|key| fields.get(*key));
+    if let Some(name) = named {
+        let name = name.as_str().unwrap_or("");
+        return Kind::of_class(name).ok_or_else(|| {
+            format!("image processor {name:?} is not supported; supported are {}", classes())
+        });
+    }
+    let processor = fields.get("processor_class").and_then(Value::as_str);
+    if let Some(kind) = processor.and_then(Kind::of_processor) {
+        return Ok(kind);
+    }
+    let model = json(&dir.join("config.json")).ok();
+    let model = model.as_ref().and_then(|value| value.get("model_type")?.as_str());
+    model
+        .and_then(Kind::of_model)
+        .ok_or_else(|| format!("names no `image_processor_type`; add one of {}", classes()))
+}
+
+fn parse(kind: Kind, mut fields: Map<String, Value>) -> Result<ImageProcessor, String> {
     for key in ["image_processor_type", "feature_extractor_type"].iter().chain(&NO_EFFECT) {
         fields.remove(*key);
     }
@@ -125,11 +130,27 @@ fn parse(mut fields: Map<String, Value>) -> Result<ImageProcessor, String> {
             }
         }
     }
-    let on = flags(&mut fields)?;
-    let size = fields.remove("size").map(|v| resize_of(&v)).transpose()?;
-    let crop = fields.remove("crop_size").map(|v| crop_of(&v)).transpose()?;
+    // Null is how transformers writes what it takes from the class.
+    for key in ["size", "crop_size", "image_mean", "image_std", "patch_size", "max_num_patches"] {
+        if fields.get(key).is_some_and(Value::is_null) {
+            fields.remove(key);
+        }
+    }
+    let usual = kind.defaults();
+    let on = flags(kind, &mut fields)?;
+    let resize = match usual.patching() {
+        Some(patching) => Some(Resize::Patches(patches(&mut fields, patching)?)),
+        None => fields.remove("size").map(|v| resize_of(kind, &v)).transpose()?.or(usual.resize),
+    };
+    if usual.patching().is_some() && !on[0] {
+        return Err(format!(
+            "`do_resize` = false is not supported for {}; remove it",
+            kind.class()
+        ));
+    }
+    let crop = fields.remove("crop_size").map(|v| crop_of(&v)).transpose()?.or(usual.crop);
     let filter = match fields.remove("resample") {
-        None => Filter::Bicubic,
+        None => usual.filter,
         Some(v) => v
             .as_i64()
             .and_then(Filter::from_pillow)
@@ -142,8 +163,9 @@ fn parse(mut fields: Map<String, Value>) -> Result<ImageProcessor, String> {
             .filter(|f| f.is_finite())
             .ok_or_else(|| format!("`rescale_factor` = {v}: must be a number"))?,
     };
-    let mean = channels(&mut fields, "image_mean", CLIP_MEAN)?;
-    let std = channels(&mut fields, "image_std", CLIP_STD)?;
+    let (mean, std) = usual.normalize.unwrap_or_default();
+    let mean = channels(&mut fields, "image_mean", mean)?;
+    let std = channels(&mut fields, "image_std", std)?;
     if std.iter().any(|s| *s <= 0.0) {
         return Err(format!("`image_std` = {std:?}: must be above 0"));
     }
@@ -155,35 +177,45 @@ fn parse(mut fields: Map<String, Value>) -> Result<ImageProcessor, String> {
         ));
     }
     Ok(ImageProcessor {
-        resize: on[0].then_some(size.unwrap_or(Resize::ShortestEdge(224))),
+        kind,
+        resize: resize.filter(|_| on[0]),
         filter,
-        crop: on[1].then_some(crop.unwrap_or((224, 224))),
+        crop: crop.filter(|_| on[1]),
         rescale: on[2].then_some(factor),
         normalize: on[3].then_some((mean, std)),
     })
 }
 
-fn check_kind(fields: &Map<String, Value>) -> Result<(), String> {
-    let kind = ["image_processor_type", "feature_extractor_type"]
-        .iter()
-        .find_map(|key| fields.get(*key))
-        .map(|v| v.as_str().unwrap_or("").to_owned());
-    match kind {
-        Some(kind) if KINDS.contains(&kind.as_str()) => Ok(()),
-        Some(kind) => Err(format!(
-            "image processor {kind:?} is not supported; supported are {}",
-            KINDS.join(", ")
-        )),
-        None if fields.get("processor_class").and_then(Value::as_str) == Some("CLIPProcessor") => {
-            Ok(())
-        }
-        None => Err(format!("names no `image_processor_type`; add one of {}", KINDS.join(", "))),
-    }
+fn patches(fields: &mut Map<String, Value>, usual: Patching) -> Result<Patching, String> {
+    let mut number = |key: &str, usual: usize| match fields.remove(key) {
+        None => Ok(usual),
+        Some(v) => pixels(&v).ok_or_else(|| format!("`{key}` = {v}: must be 1 to {MAX_SIZE}")),
+    };
+    let patching = Patching {
+        patch_size: number("patch_size", usual.patch_size)?,
+        max_num_patches: number("max_num_patches", usual.max_num_patches)?,
+    };
+    patching.check().map_err(|_| {
+        let Patching { patch_size, max_num_patches } = patching;
+        format!("{max_num_patches} patches (`max_num_patches`) of {patch_size} pixels (`patch_size`) take too much memory; lower one of them")
+    })?;
+    Ok(patching)
 }
 
-/// Resize, crop, rescale, normalise; absent means true.
-fn flags(fields: &mut Map<String, Value>) -> Result<[bool; 4], String> {
-    let mut on = [true; 4];
+/// Resize, crop, rescale, normalise; absent means true, for the crop if the kind has one.
+fn flags(kind: Kind, fields: &mut Map<String, Value>) -> Result<[bool; 4], String> {
+    let mut on = [true, kind.crops(), true, true];
+    if !kind.crops() {
+        match fields.remove("do_center_crop") {
+            None | Some(Value::Null | Value::Bool(false)) => {}
+            Some(other) => {
+                return Err(format!(
+                    "`do_center_crop` = {other} is not supported for {}; remove it",
+                    kind.class()
+                ));
+            }
+        }
+    }
     for (on, key) in
         on.iter_mut().zip(["do_resize", "do_center_crop", "do_rescale", "do_normalize"])
     {
@@ -206,20 +238,43 @@ fn height_width(value: &Value) -> Option<(usize, usize)> {
     Some((pixels(map.get("height")?)?, pixels(map.get("width")?)?))
 }
 
-fn resize_of(value: &Value) -> Result<Resize, String> {
+/// Two numbers in a list are height and width, as in a dictionary.
+fn listed(value: &Value) -> Option<(usize, usize)> {
+    match value.as_array()?.as_slice() {
+        [height, width] => Some((pixels(height)?, pixels(width)?)),
+        _ => None,
+    }
+}
+
+fn resize_of(kind: Kind, value: &Value) -> Result<Resize, String> {
+    let exact = height_width(value).or_else(|| listed(value));
+    if let Some((height, width)) = exact {
+        return Ok(Resize::Exact { height, width });
+    }
     let edge = match value {
-        Value::Object(map) if map.len() == 1 => map.get("shortest_edge").and_then(pixels),
+        Value::Object(map) if map.len() == 1 && kind.crops() => {
+            map.get("shortest_edge").and_then(pixels)
+        }
         other => pixels(other),
     };
-    edge.map(Resize::ShortestEdge)
-        .or_else(|| height_width(value).map(|(height, width)| Resize::Exact { height, width }))
-        .ok_or_else(|| format!("`size` = {value} is not supported; use {{\"shortest_edge\": n}} or {{\"height\": n, \"width\": m}} with 1 to {MAX_SIZE}"))
+    // A lone number means another thing to each class; to SigLIP's it is an error.
+    match (kind, edge) {
+        (Kind::Clip | Kind::Bit, Some(edge)) => Ok(Resize::ShortestEdge(edge)),
+        (Kind::Vit, Some(edge)) => Ok(Resize::Exact { height: edge, width: edge }),
+        _ => {
+            let shortest = if kind.crops() { "{\"shortest_edge\": n} or " } else { "" };
+            Err(format!(
+                "`size` = {value} is not supported; use {shortest}{{\"height\": n, \"width\": m}} with 1 to {MAX_SIZE}"
+            ))
+        }
+    }
 }
 
 fn crop_of(value: &Value) -> Result<(usize, usize), String> {
     pixels(value)
         .map(|edge| (edge, edge))
         .or_else(|| height_width(value))
+        .or_else(|| listed(value))
         .ok_or_else(|| format!("`crop_size` = {value} is not supported; use {{\"height\": n, \"width\": m}} with 1 to {MAX_SIZE}"))
 }
 

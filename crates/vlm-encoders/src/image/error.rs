@@ -102,6 +102,20 @@ pub enum ImageError {
         /// The bound.
         limit_mib: usize,
     },
+    /// A picture whose sides are not whole patches, or that has too many of them.
+    #[error(
+        "a picture of {height}x{width} pixels does not split into at most {max_num_patches} patches of {patch_size}x{patch_size}; prepare it with the processor of the same patch_size and max_num_patches"
+    )]
+    NotPatches {
+        /// Of the picture, in pixels.
+        height: usize,
+        /// Of the picture, in pixels.
+        width: usize,
+        /// Edge of a patch, in pixels.
+        patch_size: usize,
+        /// The most patches.
+        max_num_patches: usize,
+    },
     /// Any of the above while processing a file.
     #[error("{name}: {source}")]
     Processing {
@@ -115,6 +129,14 @@ pub enum ImageError {
     NoConfig {
         /// The folder searched.
         dir: PathBuf,
+    },
+    /// A processor that its class in transformers cannot express.
+    #[error("{class} cannot be saved: {detail}; change the processor's kind or this step")]
+    NotOfKind {
+        /// The class.
+        class: &'static str,
+        /// The step that the class lacks.
+        detail: &'static str,
     },
     /// A processor file that is not understood.
     #[error("{}: {detail}", .file.display())]

@@ -48,6 +48,16 @@ impl Pixels {
         }
     }
 
+    /// `[height, width, 3]` levels.
+    pub(super) fn samples(&self) -> &[u8] {
+        &self.samples
+    }
+
+    /// The number that each level becomes, per channel.
+    pub(super) fn levels(&self) -> [[f32; 256]; 3] {
+        self.scaling.levels()
+    }
+
     /// The picture for people to look at.
     pub fn picture(&self) -> RgbImage {
         RgbImage::from_fn(self.width as u32, self.height as u32, |x, y| {

@@ -1,7 +1,8 @@
 //! Preparing a picture for an image encoder.
 //!
-//! Order: resize → centre crop → rescale → normalise → channels first, as transformers 4.57
-//! `CLIPImageProcessor` (the slow one, on Pillow) and transformers 5 `CLIPImageProcessorPil` do.
+//! Order: resize → centre crop → rescale → normalise → channels first, as the slow processors of
+//! transformers 4.57 (on Pillow) and the `…Pil` ones of transformers 5 do. Which of the steps there
+//! are depends on the [`Kind`].
 //! A file that names the torchvision ("fast") processor is handled the same way; torchvision's own
 //! resampling differs from Pillow's by a few levels.
 
@@ -15,8 +16,11 @@ use super::crop::{Placed, centre};
 use super::decode::load;
 use super::error::ImageError;
 use super::filter::Filter;
+use super::kind::Kind;
+use super::patches::Patching;
 use super::pixels::{Pixels, Scaling};
 use super::resample::{Window, resize};
+use super::save;
 
 /// Mean of OpenAI's CLIP, per channel, of samples in 0…1.
 pub const CLIP_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
@@ -35,11 +39,15 @@ pub enum Resize {
         /// Pixels.
         width: usize,
     },
+    /// To whole patches in about the picture's own proportions, as many as allowed.
+    Patches(Patching),
 }
 
 /// How pictures are prepared, as `preprocessor_config.json` says it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageProcessor {
+    /// The class of transformers that does the same, under which it is saved.
+    pub kind: Kind,
     /// The size to resize to; `None` leaves the size alone.
     pub resize: Option<Resize>,
     /// The filter to resize with.
@@ -58,10 +66,9 @@ impl ImageProcessor {
     pub fn clip(image_size: usize, mean: [f64; 3], std: [f64; 3]) -> Self {
         Self {
             resize: Some(Resize::ShortestEdge(image_size)),
-            filter: Filter::Bicubic,
             crop: Some((image_size, image_size)),
-            rescale: Some(1.0 / 255.0),
             normalize: Some((mean, std)),
+            ..Kind::Clip.defaults()
         }
     }
 
@@ -77,9 +84,19 @@ impl ImageProcessor {
     /// Writes `preprocessor_config.json` into a folder that exists, as transformers writes it.
     ///
     /// # Errors
+    /// [`ImageError::NotOfKind`] if the kind lacks a step that was added by hand,
     /// [`ImageError::Io`].
     pub fn save(&self, dir: &Path) -> Result<(), ImageError> {
-        config::write(self, dir)
+        save::write(self, dir)
+    }
+
+    /// The patches that the model takes, if it takes [patches](Pixels::patches) instead of
+    /// `[3, height, width]`.
+    pub fn patching(&self) -> Option<Patching> {
+        match self.resize {
+            Some(Resize::Patches(patching)) => Some(patching),
+            _ => None,
+        }
     }
 
     /// Height and width of the result, if they do not depend on the picture.
@@ -139,6 +156,7 @@ impl ImageProcessor {
         match self.resize {
             None => (height, width),
             Some(Resize::Exact { height, width }) => (height, width),
+            Some(Resize::Patches(patching)) => patching.fit(height, width),
             Some(Resize::ShortestEdge(edge)) => {
                 let (short, long) = (height.min(width), height.max(width));
                 // Python's `int(edge * long / short)`.

@@ -21,6 +21,24 @@ pub enum TokenizerError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file of more bytes than a tokenizer has use for.
+    #[error("{}: has more than {limit_mib} MiB; copy the tokenizer's files again", .file.display())]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+        /// The limit.
+        limit_mib: u64,
+    },
+    /// A `tokenizer.json` that could crash or stall whoever uses it, or grow texts without bound.
+    #[error("{}: {field} {detail}; use the tokenizer of a source that you trust", .file.display())]
+    Unsafe {
+        /// The file.
+        file: PathBuf,
+        /// The part of the file.
+        field: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
     /// A file that is not understood.
     #[error("{}: {detail}; copy the tokenizer's files again", .file.display())]
     File {
@@ -75,6 +93,19 @@ pub enum TokenizerError {
     /// Training found no words.
     #[error("no text to train a tokenizer on; give captions with at least one word")]
     NoText,
+    /// Chat with a tokenizer that has no template for it.
+    #[error(
+        "the tokenizer has no chat template; copy chat_template.jinja or tokenizer_config.json from the repository of a model that was trained to chat"
+    )]
+    NoTemplate,
+    /// A chat template that is not valid, refuses the messages, or takes too long.
+    #[error("{}: the chat template fails ({detail}); change the messages or copy the file again", .file.display())]
+    Template {
+        /// The file that holds the template.
+        file: PathBuf,
+        /// What the template or the engine said.
+        detail: String,
+    },
     /// An id that the vocabulary does not have.
     #[error(
         "token id {id} is not in the vocabulary of {vocab_size}; the ids belong to another tokenizer"

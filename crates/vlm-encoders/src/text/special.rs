@@ -2,10 +2,8 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
-use super::error::{TokenizerError, one_line};
-use super::files::{CONFIG, Files, SPECIAL};
+use super::error::TokenizerError;
+use super::settings::{Settings, content};
 
 /// Ids of the special tokens; `None` where the tokenizer has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,26 +22,16 @@ pub struct SpecialIds {
 /// start and end.
 ///
 /// # Errors
-/// [`TokenizerError`]: a file is no JSON, or names a token that `id_of` does not know.
+/// [`TokenizerError::UnknownSpecial`]: a file names a token that `id_of` does not know.
 pub(super) fn find(
-    files: &Files,
+    settings: &Settings,
     dir: &Path,
     fallback: SpecialIds,
     id_of: impl Fn(&str) -> Option<i64>,
 ) -> Result<SpecialIds, TokenizerError> {
-    let mut sources = Vec::new();
-    for name in [CONFIG, SPECIAL] {
-        if let Some(bytes) = files.get(name) {
-            let value: Value = serde_json::from_slice(bytes).map_err(|e| TokenizerError::File {
-                file: dir.join(name),
-                detail: format!("not valid JSON ({})", one_line(e)),
-            })?;
-            sources.push(value);
-        }
-    }
     let role = |names: &[&'static str], fallback: Option<i64>| {
         for &role in names {
-            if let Some(token) = sources.iter().find_map(|s| content(s.get(role)?)) {
+            if let Some(token) = settings.token(role).and_then(content) {
                 let id = id_of(token).ok_or_else(|| TokenizerError::UnknownSpecial {
                     dir: dir.to_owned(),
                     role,
@@ -59,9 +47,4 @@ pub(super) fn find(
         eos: role(&["eos_token", "sep_token"], fallback.eos)?,
         pad: role(&["pad_token"], fallback.pad)?,
     })
-}
-
-/// A token is written as a string, or as an object with its `content`.
-fn content(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| value.get("content")?.as_str())
 }

@@ -7,15 +7,26 @@ use std::path::Path;
 
 use tokenizers::{EncodeInput, ModelWrapper, PostProcessor, TruncationDirection};
 
-use super::error::{TokenizerError, one_line};
+use super::chat::{Message, Template};
+use super::classes;
+use super::error::TokenizerError;
 use super::files::{self, Files, MAIN};
+use super::guard::{self, caught};
+use super::settings::{Settings, Side};
 use super::special::{self, SpecialIds};
+use super::stream::TextStream;
 
 /// A tokenizer in Hugging Face's layout.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialIds,
+    padding_side: Side,
+    truncation_side: Side,
+    max_length: Option<usize>,
+    /// Whether decoding takes out spaces before punctuation.
+    tidies: bool,
+    template: Option<Template>,
     files: Files,
 }
 
@@ -24,6 +35,9 @@ pub struct Tokenizer {
 pub struct TokenIds {
     /// With start and end tokens, at most as many as the context.
     pub ids: Vec<i64>,
+    /// The segment of each id, as BERT counts them; 0 for a single text unless the tokenizer says
+    /// otherwise.
+    pub types: Vec<i64>,
     /// Whether some of the text was cut off to fit.
     pub truncated: bool,
 }
@@ -44,6 +58,8 @@ pub struct Batch {
     pub ids: Vec<i64>,
     /// `[rows, cols]`: true where there is a token of the text, its start and end included.
     pub mask: Vec<bool>,
+    /// `[rows, cols]`: the segment of each id, as BERT counts them; 0 for the padding.
+    pub types: Vec<i64>,
     /// Texts.
     pub rows: usize,
     /// Tokens of each.
@@ -78,15 +94,34 @@ impl Tokenizer {
     ) -> Result<Self, TokenizerError> {
         let main =
             files.get(MAIN).ok_or_else(|| TokenizerError::Missing { dir: dir.to_owned() })?;
-        let fail = |detail| TokenizerError::File { file: dir.join(MAIN), detail };
-        let mut inner = tokenizers::Tokenizer::from_bytes(main)
-            .map_err(|e| fail(format!("not a tokenizer that can be read ({})", one_line(e))))?;
-        // Both are done here; a file may carry what somebody once set.
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| fail(one_line(e)))?;
+        let file = dir.join(MAIN);
+        guard::check(main, &file)?;
+        let settings = Settings::read(&files, dir)?;
+        let fail = |detail| TokenizerError::File {
+            file: file.clone(),
+            detail: format!("not a tokenizer that can be read ({detail})"),
+        };
+        let inner = caught(|| {
+            let mut inner = tokenizers::Tokenizer::from_bytes(main)?;
+            // Both are done here; a file may carry what somebody once set.
+            inner.with_padding(None);
+            inner.with_truncation(None)?;
+            classes::apply(&mut inner, &settings)?;
+            Ok(inner)
+        });
+        let inner = inner.map_err(fail)?;
         let id_of = |token: &str| inner.token_to_id(token).map(i64::from);
-        let special = special::find(&files, dir, fallback, id_of)?;
-        Ok(Self { inner, special, files })
+        let special = special::find(&settings, dir, fallback, id_of)?;
+        Ok(Self {
+            inner,
+            special,
+            padding_side: settings.side("padding_side"),
+            truncation_side: settings.side("truncation_side"),
+            max_length: settings.max_length(),
+            tidies: settings.flag("clean_up_tokenization_spaces").unwrap_or(false),
+            template: Template::find(&files, &settings, dir)?,
+            files,
+        })
     }
 
     /// Writes the tokenizer's files into a folder: those it was read from, unchanged, or those of a
@@ -99,31 +134,65 @@ impl Tokenizer {
     }
 
     /// One text as ids, with what the tokenizer puts before and after (CLIP: start and end). A text
-    /// too long for `context_length` tokens loses its tail; the end token stays last.
+    /// too long for `context_length` tokens loses its tail, or its head where
+    /// [`truncation_side`](Self::truncation_side) says so; what is put around it stays.
     ///
     /// # Errors
     /// [`TokenizerError::ShortContext`], [`TokenizerError::Text`].
     pub fn encode(&self, text: &str, context_length: usize) -> Result<TokenIds, TokenizerError> {
-        let fail = |e| TokenizerError::Text { text: beginning(text), detail: one_line(e) };
-        let special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(false));
+        self.encoded(text, context_length, true)
+    }
+
+    /// [`Tokenizer::encode`] without anything put before or after: for texts that hold their special
+    /// tokens themselves, as those of [`Tokenizer::chat`] do.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_bare(
+        &self,
+        text: &str,
+        context_length: usize,
+    ) -> Result<TokenIds, TokenizerError> {
+        self.encoded(text, context_length, false)
+    }
+
+    fn encoded(
+        &self,
+        text: &str,
+        context_length: usize,
+        around: bool,
+    ) -> Result<TokenIds, TokenizerError> {
+        let processor = self.inner.get_post_processor().filter(|_| around);
+        let special = processor.map_or(0, |p| p.added_tokens(false));
         if context_length == 0 || context_length < special {
             return Err(TokenizerError::ShortContext { context_length, special });
         }
-        let input: EncodeInput = text.into();
-        let mut encoding = self.inner.encode(input, false).map_err(fail)?;
         let room = context_length - special;
-        let truncated = encoding.len() > room;
-        encoding.truncate(room, 0, TruncationDirection::Right);
-        // What was cut off would be given start and end tokens of its own.
-        encoding.take_overflowing();
-        let encoding = self.inner.post_process(encoding, None, true).map_err(fail)?;
+        let direction = match self.truncation_side {
+            Side::Left => TruncationDirection::Left,
+            Side::Right => TruncationDirection::Right,
+        };
+        let input: EncodeInput = text.into();
+        let encoding = caught(|| {
+            let mut encoding = self.inner.encode(input, false)?;
+            let truncated = encoding.len() > room;
+            encoding.truncate(room, 0, direction);
+            // What was cut off would be given start and end tokens of its own.
+            encoding.take_overflowing();
+            Ok((self.inner.post_process(encoding, None, around)?, truncated))
+        });
+        let (encoding, truncated) =
+            encoding.map_err(|detail| TokenizerError::Text { text: beginning(text), detail })?;
+        let numbers = |list: &[u32]| list.iter().map(|&n| i64::from(n)).collect();
         Ok(TokenIds {
-            ids: encoding.get_ids().iter().map(|&id| i64::from(id)).collect(),
+            ids: numbers(encoding.get_ids()),
+            types: numbers(encoding.get_type_ids()),
             truncated,
         })
     }
 
-    /// Several texts, each as [`Tokenizer::encode`], padded at the end.
+    /// Several texts, each as [`Tokenizer::encode`], padded at the end, or at the beginning where
+    /// [`padding_side`](Self::padding_side) says so.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`]; [`TokenizerError::NoPad`] if there is something to fill and
@@ -147,47 +216,117 @@ impl Tokenizer {
             Padding::Longest => longest,
             Padding::Fixed(length) => length,
         };
-        let mut ids = Vec::with_capacity(cols * encoded.len());
-        let mut mask = Vec::with_capacity(cols * encoded.len());
+        let (mut ids, mut mask, mut types) = (Vec::new(), Vec::new(), Vec::new());
         for row in &encoded {
             let missing = cols - row.ids.len();
-            ids.extend_from_slice(&row.ids);
-            mask.extend(std::iter::repeat_n(true, row.ids.len()));
-            if missing > 0 {
-                let pad = self.special.pad.ok_or(TokenizerError::NoPad)?;
-                ids.extend(std::iter::repeat_n(pad, missing));
-                mask.extend(std::iter::repeat_n(false, missing));
-            }
+            let pad = match self.special.pad {
+                Some(pad) => pad,
+                None if missing == 0 => 0,
+                None => return Err(TokenizerError::NoPad),
+            };
+            let before = if self.padding_side == Side::Left { missing } else { 0 };
+            fill(&mut ids, &row.ids, before, missing, pad);
+            fill(&mut types, &row.types, before, missing, 0);
+            fill(&mut mask, &vec![true; row.ids.len()], before, missing, false);
         }
         let truncated = encoded.iter().filter(|row| row.truncated).count();
-        Ok(Batch { ids, mask, rows: encoded.len(), cols, truncated })
+        Ok(Batch { ids, mask, types, rows: encoded.len(), cols, truncated })
     }
 
     /// Ids as text, without special tokens.
     ///
     /// # Errors
-    /// [`TokenizerError::UnknownId`].
+    /// [`TokenizerError::UnknownId`], [`TokenizerError::Text`].
     pub fn decode(&self, ids: &[i64]) -> Result<String, TokenizerError> {
-        let unknown = |id| TokenizerError::UnknownId { id, vocab_size: self.vocab_size() };
-        let known = |id: i64| {
-            u32::try_from(id)
-                .ok()
-                .filter(|n| self.inner.id_to_token(*n).is_some())
-                .ok_or(unknown(id))
-        };
-        let ids = ids.iter().map(|&id| known(id)).collect::<Result<Vec<_>, _>>()?;
-        let text = self.inner.decode(&ids, true).map_err(|e| TokenizerError::Text {
-            text: format!("of ids {:?}", &ids[..ids.len().min(8)]),
-            detail: one_line(e),
+        self.decoded(ids, true)
+    }
+
+    /// Ids as text, special tokens included.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn decode_with_special(&self, ids: &[i64]) -> Result<String, TokenizerError> {
+        self.decoded(ids, false)
+    }
+
+    /// For ids that come one by one.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream::new(self)
+    }
+
+    fn decoded(&self, ids: &[i64], skip_special: bool) -> Result<String, TokenizerError> {
+        let ids = ids.iter().map(|&id| self.known(id)).collect::<Result<Vec<_>, _>>()?;
+        let text = self.joined(&ids, skip_special)?;
+        let text = if self.has_word_ends() { text.trim().to_owned() } else { text };
+        Ok(if self.tidies { tidied(&text) } else { text })
+    }
+
+    /// Ids of the vocabulary as text, without special tokens and before any tidying.
+    pub(super) fn raw(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        self.joined(ids, true)
+    }
+
+    fn joined(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
+        let text = caught(|| self.inner.decode(ids, skip_special)).map_err(|detail| {
+            TokenizerError::Text { text: format!("of ids {:?}", &ids[..ids.len().min(8)]), detail }
         })?;
         // CLIP's decoder leaves the end-of-word marks in; transformers replaces them afterwards.
-        Ok(match self.inner.get_model() {
-            ModelWrapper::BPE(bpe) => match bpe.end_of_word_suffix.as_deref() {
-                Some(mark) if !mark.is_empty() => text.replace(mark, " ").trim().to_owned(),
-                _ => text,
-            },
-            _ => text,
+        Ok(match self.word_end() {
+            Some(mark) => text.replace(mark, " "),
+            None => text,
         })
+    }
+
+    fn word_end(&self) -> Option<&str> {
+        match self.inner.get_model() {
+            ModelWrapper::BPE(bpe) => bpe.end_of_word_suffix.as_deref().filter(|m| !m.is_empty()),
+            _ => None,
+        }
+    }
+
+    fn has_word_ends(&self) -> bool {
+        self.word_end().is_some()
+    }
+
+    /// An id as the library has it.
+    ///
+    /// # Errors
+    /// [`TokenizerError::UnknownId`].
+    pub(super) fn known(&self, id: i64) -> Result<u32, TokenizerError> {
+        u32::try_from(id)
+            .ok()
+            .filter(|n| self.inner.id_to_token(*n).is_some())
+            .ok_or_else(|| TokenizerError::UnknownId { id, vocab_size: self.vocab_size() })
+    }
+
+    /// Whether decoding leaves this id out.
+    pub(super) fn is_special(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary();
+        added
+            .get_added_tokens_decoder()
+            .get(&id)
+            .is_some_and(|t| added.is_special_token(&t.content))
+    }
+
+    /// The text that a model trained to chat expects for these messages, by the tokenizer's chat
+    /// template. `add_generation_prompt` asks for the beginning of the answer. The text holds its
+    /// special tokens: encode it with [`Tokenizer::encode_bare`].
+    ///
+    /// # Errors
+    /// [`TokenizerError::NoTemplate`]; [`TokenizerError::Template`] if the template refuses the
+    /// messages, is not valid, or takes too long.
+    pub fn chat(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, TokenizerError> {
+        let template = self.template.as_ref().ok_or(TokenizerError::NoTemplate)?;
+        template.render(messages, add_generation_prompt)
+    }
+
+    /// Whether there is a template for [`Tokenizer::chat`].
+    pub fn can_chat(&self) -> bool {
+        self.template.is_some()
     }
 
     /// The token of an id, as it stands in the vocabulary.
@@ -205,6 +344,31 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// The longest text that the model was made for, in tokens, as `tokenizer_config.json` has it.
+    pub fn max_length(&self) -> Option<usize> {
+        self.max_length
+    }
+
+    /// Where rows are filled up: as `tokenizer_config.json` says, else at the end.
+    pub fn padding_side(&self) -> Side {
+        self.padding_side
+    }
+
+    /// Fills rows up on this side from now on.
+    pub fn set_padding_side(&mut self, side: Side) {
+        self.padding_side = side;
+    }
+
+    /// Where texts are cut: as `tokenizer_config.json` says, else at the end.
+    pub fn truncation_side(&self) -> Side {
+        self.truncation_side
+    }
+
+    /// Cuts texts on this side from now on.
+    pub fn set_truncation_side(&mut self, side: Side) {
+        self.truncation_side = side;
+    }
+
     /// Id that starts a text.
     pub fn bos_id(&self) -> Option<i64> {
         self.special.bos
@@ -219,6 +383,33 @@ impl Tokenizer {
     pub fn pad_id(&self) -> Option<i64> {
         self.special.pad
     }
+}
+
+/// Appends a row with `missing` fillings, `before` of them before it.
+fn fill<T: Copy>(out: &mut Vec<T>, row: &[T], before: usize, missing: usize, with: T) {
+    out.extend(std::iter::repeat_n(with, before));
+    out.extend_from_slice(row);
+    out.extend(std::iter::repeat_n(with, missing - before));
+}
+
+/// transformers' `clean_up_tokenization`, for vocabularies that set punctuation off by spaces.
+fn tidied(text: &str) -> String {
+    let mut text = text.to_owned();
+    for (from, to) in [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ] {
+        text = text.replace(from, to);
+    }
+    text
 }
 
 fn beginning(text: &str) -> String {
