@@ -1,12 +1,12 @@
 //! From pictures and texts to what the towers say of them.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::folder::{DualFolder, TextFolder, VisionFolder, batch_pixels, batch_tokens, text_mask};
-use crate::image::{ImageProcessor, Pixels};
+use crate::image::{ImageProcessor, Patching, Pixels};
 use crate::models::normalize;
 use crate::text::Batch;
-use crate::towers::{States, TextPool, TextSpec, TextTower, VisionTower};
+use crate::towers::{Patches, States, TextPool, TextSpec, TextTower, VisionTower};
 use crate::{Encoder, Error};
 
 /// Whatever makes features of pictures.
@@ -67,10 +67,14 @@ fn text_states(
 
 fn image_states(
     tower: &VisionTower,
+    images: &ImageProcessor,
     pictures: &[Pixels],
     layers: bool,
     device: &Device,
 ) -> Result<States, Error> {
+    if let Some(patching) = images.patching() {
+        return Ok(tower.patch_states(batch_patches(pictures, patching, device)?, layers));
+    }
     for picture in pictures {
         if !tower.takes(picture.size()) {
             let (height, width) = picture.size();
@@ -80,6 +84,21 @@ fn image_states(
     Ok(tower.states(batch_pixels(pictures, device), layers))
 }
 
+/// Stacks pictures, each cut into patches.
+fn batch_patches(
+    pictures: &[Pixels],
+    patching: Patching,
+    device: &Device,
+) -> Result<Patches, Error> {
+    let (mut values, mut mask) = (Vec::new(), Vec::new());
+    let grids = pictures
+        .iter()
+        .map(|picture| picture.write_patches(patching, &mut values, &mut mask))
+        .collect::<Result<Vec<_>, _>>()?;
+    let shape = [pictures.len(), patching.max_num_patches, patching.patch_len()];
+    Ok(Patches { values: Tensor::from_data(TensorData::new(values, shape), device), grids })
+}
+
 impl VisionFolder {
     /// What the tower says of pictures of one size.
     ///
@@ -87,7 +106,7 @@ impl VisionFolder {
     /// If the tower does not take that size.
     pub fn states(&self, pictures: &[Pixels], layers: bool) -> Result<States, Error> {
         let device = self.model.vision.positions.device();
-        image_states(&self.model.vision, pictures, layers, &device)
+        image_states(&self.model.vision, &self.images, pictures, layers, &device)
     }
 }
 
@@ -97,6 +116,9 @@ impl PictureEncoder for VisionFolder {
     }
 
     fn encode_pictures(&self, pictures: &[Pixels]) -> Result<Tensor<2>, Error> {
+        if self.images.patching().is_some() {
+            return Ok(self.model.features(&self.states(pictures, false)?));
+        }
         // Pictures that keep their proportions enter one size at a time.
         by_size(pictures, &|pictures| Ok(self.model.features(&self.states(pictures, false)?)))
     }
@@ -140,7 +162,7 @@ impl DualFolder {
     /// If the tower does not take that size.
     pub fn image_states(&self, pictures: &[Pixels], layers: bool) -> Result<States, Error> {
         let device = self.model.logit_scale.device();
-        image_states(&self.model.vision, pictures, layers, &device)
+        image_states(&self.model.vision, &self.images, pictures, layers, &device)
     }
 
     /// What the text tower says of texts.

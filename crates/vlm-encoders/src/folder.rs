@@ -168,6 +168,18 @@ fn check_images(spec: &VisionSpec, images: &ImageProcessor) -> Result<(), String
             spec.channels
         ));
     }
+    if spec.places == Places::Flexible {
+        return match images.patching() {
+            Some(patching) if patching.patch_size == spec.patch => Ok(()),
+            _ => Err(format!(
+                "patch_size is {}, but preprocessor_config.json does not cut patches of that size",
+                spec.patch
+            )),
+        };
+    }
+    if images.patching().is_some() {
+        return Err("preprocessor_config.json cuts patches, which this model does not take".into());
+    }
     if spec.places == Places::Fixed && images.output_size() != Some(spec.image) {
         let (h, w) = spec.image;
         return Err(format!(

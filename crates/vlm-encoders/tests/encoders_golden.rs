@@ -63,7 +63,7 @@ impl Expected {
         } else {
             vec![true; ids.len()]
         };
-        Batch { ids, mask, rows, cols, truncated: 0 }
+        Batch { types: vec![0; ids.len()], ids, mask, rows, cols, truncated: 0 }
     }
 }
 
