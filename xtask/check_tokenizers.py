@@ -44,6 +44,9 @@ for folder in sys.argv[2:]:
     ours = json.loads(subprocess.run([sys.argv[1], folder], input=request, capture_output=True, text=True, check=True).stdout)
     wrong = {}
     for text, got in zip(texts, ours["texts"]):
+        # CLIP's class trims the finished text, which a stream cannot know.
+        if "CLIP" in type(tokenizer).__name__:
+            got["streamed"] = got["streamed"].strip()
         for key, expected in reference(tokenizer, text).items():
             if got[key] != expected:
                 wrong.setdefault(key, []).append((text, got[key], expected))

@@ -4,6 +4,8 @@
 //! BERT's class sets letter case and accents, and those of Llama and Gemma put their own start and
 //! end around a text.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, Tokenizer};
 
@@ -45,26 +47,27 @@ fn add_tokens(inner: &mut Tokenizer, settings: &Settings) -> tokenizers::Result<
                 .flat_map(Map::values),
         )
         .collect();
-    let is_role = |name: &str| roles.iter().any(|role| content(role) == Some(name));
+    let names: HashSet<&str> = roles.iter().filter_map(|role| content(role)).collect();
     let mut wanted = Vec::new();
     if let Some(Value::Object(entries)) = settings.get("added_tokens_decoder") {
         for entry in by_id(entries) {
             if let Some(token) = content(entry) {
-                let special = flag(entry, "special") || is_role(token);
+                let special = flag(entry, "special") || names.contains(token);
                 wanted.push(added(entry, token, special));
             }
         }
     }
-    for role in roles.iter().copied() {
+    let mut known: HashSet<String> = wanted.iter().map(|token| token.content.clone()).collect();
+    known.extend(there.values().map(|token| token.content.clone()));
+    for role in roles {
         let Some(token) = content(role) else { continue };
-        let known = wanted.iter().any(|w| w.content == token)
-            || there.values().any(|old| old.content == token);
         // A token that is not in the vocabulary is not made up: it is an error, found later.
-        if !known && inner.token_to_id(token).is_some() {
+        if !known.contains(token) && inner.token_to_id(token).is_some() {
             wanted.push(added(role, token, true));
         }
     }
-    wanted.retain(|token| !there.values().any(|old| old == token));
+    let there: HashSet<&AddedToken> = there.values().collect();
+    wanted.retain(|token| !there.contains(token));
     if !wanted.is_empty() {
         inner.add_tokens(wanted)?;
     }
