@@ -6,7 +6,7 @@
 //! is computed again with a graph and driven by its features' gradients. The result is the
 //! full batch's gradient, and the memory for activations that of one chunk.
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use vlm_encoders::image::Pixels;
 use vlm_encoders::{batch_pixels, text};
@@ -57,6 +57,40 @@ impl PairBatch {
             Tensor::from_data(TensorData::new(ends, [to - from]), device),
         )
     }
+}
+
+/// What the losses need of a model besides features.
+pub trait Scored: Module {
+    /// `[1]`, the logarithm of what similarities are multiplied by.
+    fn log_scale(&self) -> Tensor<1>;
+    /// `[1]`, what is added to them then; of the sigmoid loss only.
+    fn bias(&self) -> Option<Tensor<1>>;
+}
+
+/// Pairs of which a model makes features.
+pub trait Pairs<M> {
+    /// What each picture and what each text shows: those of one number are a pair.
+    fn groups(&self) -> (&[u32], &[u32]);
+    /// L2-normalised features of some of the pictures, `[to − from, dim]`.
+    fn image_features(&self, model: &M, from: usize, to: usize, device: &Device) -> Tensor<2>;
+    /// L2-normalised features of some of the texts, `[to − from, dim]`.
+    fn text_features(&self, model: &M, from: usize, to: usize, device: &Device) -> Tensor<2>;
+}
+
+impl Scored for DualEncoder {
+    fn log_scale(&self) -> Tensor<1> {
+        self.clip.logit_scale.val()
+    }
+
+    fn bias(&self) -> Option<Tensor<1>> {
+        self.logit_bias.as_ref().map(Param::val)
+    }
+}
+
+impl Pairs<DualEncoder> for PairBatch {
+    fn groups(&self) -> (&[u32], &[u32]) {
+        (&self.picture_groups, &self.text_groups)
+    }
 
     fn image_features(
         &self,
@@ -83,16 +117,17 @@ impl PairBatch {
 
 /// Adds the gradients of the mean loss over `batch`, times `weight`, to `grads`; returns the
 /// loss. At most `chunk` pictures or texts are in a graph at a time; 0 means all.
-pub fn gradients(
-    model: &DualEncoder,
-    batch: &PairBatch,
+pub fn gradients<M: Scored>(
+    model: &M,
+    batch: &impl Pairs<M>,
     kind: Loss,
     chunk: usize,
     weight: f32,
     grads: &mut Grads,
 ) -> f64 {
-    let device = model.clip.logit_scale.device();
-    let (pictures, texts) = (batch.pictures.len(), batch.texts.rows);
+    let device = model.log_scale().device();
+    let (picture_groups, text_groups) = batch.groups();
+    let (pictures, texts) = (picture_groups.len(), text_groups.len());
     if chunk == 0 || pictures.max(texts) <= chunk {
         let image = batch.image_features(model, 0, pictures, &device);
         let text = batch.text_features(model, 0, texts, &device);
@@ -104,7 +139,7 @@ pub fn gradients(
 
     // Features without a graph.
     let plain = model.valid();
-    let plain_device = plain.clip.logit_scale.device();
+    let plain_device = plain.log_scale().device();
     let image: Vec<_> = spans(pictures, chunk)
         .map(|(from, to)| batch.image_features(&plain, from, to, &plain_device))
         .collect();
@@ -143,25 +178,25 @@ fn spans(len: usize, chunk: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 /// Back-propagates a gradient that was computed elsewhere into the features' graph.
-fn drive(features: Tensor<2>, grad: Tensor<2>, model: &DualEncoder, grads: &mut Grads) {
+fn drive<M: Module>(features: Tensor<2>, grad: Tensor<2>, model: &M, grads: &mut Grads) {
     let surrogate = (features * Tensor::from_inner(grad)).sum();
     grads.add(surrogate.backward(), model, 1.0);
 }
 
-fn loss_of(
-    model: &DualEncoder,
-    batch: &PairBatch,
+fn loss_of<M: Scored>(
+    model: &M,
+    batch: &impl Pairs<M>,
     kind: Loss,
     image: Tensor<2>,
     text: Tensor<2>,
     device: &Device,
 ) -> Tensor<1> {
-    let positives = loss::positives_from_groups(&batch.picture_groups, &batch.text_groups, device);
-    let scale = model.clip.logit_scale.val();
-    match (kind, &model.logit_bias) {
+    let (pictures, texts) = batch.groups();
+    let positives = loss::positives_from_groups(pictures, texts, device);
+    match (kind, model.bias()) {
         (Loss::Sigmoid, Some(bias)) => {
-            loss::sigmoid_loss(image, text, scale, bias.val(), Some(positives))
+            loss::sigmoid_loss(image, text, model.log_scale(), bias, Some(positives))
         }
-        _ => loss::info_nce(image, text, scale, Some(positives)),
+        _ => loss::info_nce(image, text, model.log_scale(), Some(positives)),
     }
 }

@@ -32,7 +32,7 @@ pub mod zero_shot;
 pub use error::Error;
 pub use evaluate::{Accuracy, Classifier, classify, embed_pictures, embed_texts, retrieve};
 #[cfg(feature = "train")]
-pub use grad_cache::{PairBatch, gradients};
+pub use grad_cache::{PairBatch, Pairs, Scored, gradients};
 pub use loss::Loss;
 pub use model::DualEncoder;
 #[cfg(feature = "train")]

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use burn::tensor::Device;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
-use vlm_encoders::ClipConfig;
+use vlm_encoders::Weights;
 use vlm_encoders::image::{ImageProcessor, RgbImage};
 use vlm_encoders::text::{Message, Padding, Tokenizer};
 
@@ -112,7 +113,7 @@ fn use_processor(dir: &Path) -> Result<(), String> {
 }
 
 fn use_config(dir: &Path) -> Result<(), String> {
-    ClipConfig::read(&dir.join("config.json")).map(drop).map_err(words)
+    Weights::open(dir, &Device::flex()).map(drop).map_err(words)
 }
 
 fn golden(name: &str) -> PathBuf {
@@ -196,15 +197,25 @@ fn damaged_and_hostile_files_do_no_harm() {
             ["tokenizer.json", "tokenizer_config.json"]
                 .map(|name| (folder.clone(), name, use_tokenizer as Work))
         })
-        .chain([
-            (golden("clip/quick"), "config.json", use_config as Work),
-            (golden("clip/legacy"), "config.json", use_config),
-        ])
+        .chain(
+            [
+                "clip/quick",
+                "clip/legacy",
+                "encoders/bert",
+                "encoders/dinov2-gated",
+                "encoders/gemma3",
+                "encoders/rope-longrope",
+                "encoders/rope-yarn-full",
+                "encoders/siglip2",
+                "encoders/vit",
+            ]
+            .map(|name| (golden(name), "config.json", use_config as Work)),
+        )
         .collect();
     let folder = tempfile::tempdir().unwrap();
     let put = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
     for (from, name, work) in sorts {
-        for other in ["tokenizer.json", "tokenizer_config.json"] {
+        for other in ["tokenizer.json", "tokenizer_config.json", "model.safetensors"] {
             if let Ok(bytes) = std::fs::read(from.join(other)) {
                 put(other, &bytes);
             }
