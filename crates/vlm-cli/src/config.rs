@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
+use vlm_contrastive::joined::JoinConfig;
 use vlm_contrastive::{BatchConfig, Loss, SampleConfig};
 use vlm_encoders::{Start, TextConfig, VisionConfig};
 use vlm_train::{OptimConfig, TrainConfig};
@@ -52,6 +53,8 @@ pub struct DataConfig {
 pub struct ModelConfig {
     /// A model folder to start from; the other fields are then not allowed.
     pub from: Option<PathBuf>,
+    /// Two encoders to join; of the other fields only `logit_scale` is then allowed.
+    pub towers: Option<JoinConfig>,
     /// Tokens of the tokenizer that is trained on the captions.
     pub vocabulary: Option<usize>,
     /// Dimensions of the shared space.
@@ -102,14 +105,16 @@ impl RunConfig {
         let new = &config.model;
         let shaped = new.vocabulary.is_some()
             || new.projection_dim.is_some()
-            || new.logit_scale.is_some()
             || new.start != Start::default()
             || new.image_mean.is_some()
             || new.image_std.is_some()
             || new.vision.is_some()
             || new.text.is_some();
-        if new.from.is_some() && shaped {
+        if new.from.is_some() && (shaped || new.logit_scale.is_some()) {
             bail!("{}: [model] has `from` and a shape; keep one of them", path.display());
+        }
+        if new.towers.is_some() && (shaped || new.from.is_some()) {
+            bail!("{}: [model] has `towers` and a shape; keep one of them", path.display());
         }
         config.check().with_context(|| path.display().to_string())?;
         Ok(config)

@@ -8,10 +8,9 @@ use burn::tensor::{Device, Tensor};
 use clap::ValueEnum;
 use serde::Serialize;
 use vlm_contrastive::{
-    Classifier, Templates, classify, embed_pictures, retrieval_metrics, retrieve,
+    Classifier, Dual, Templates, classify, embed_pictures, retrieval_metrics, retrieve,
 };
 use vlm_datasets::Dataset;
-use vlm_encoders::DualFolder;
 
 use crate::labels::TemplateChoice;
 use crate::output;
@@ -51,7 +50,7 @@ struct Document<'a> {
 }
 
 /// The features of all pictures of a set.
-pub fn features(clip: &DualFolder, data: &Dataset, model: &Path) -> Result<Tensor<2>> {
+pub fn features(clip: &Dual, data: &Dataset, model: &Path) -> Result<Tensor<2>> {
     let paths: Vec<PathBuf> = data.samples.iter().map(|s| s.image.clone()).collect();
     embed_pictures(clip, &paths).map_err(output::blame(model))
 }
@@ -60,7 +59,7 @@ pub fn features(clip: &DualFolder, data: &Dataset, model: &Path) -> Result<Tenso
 pub fn run(args: &Args, device: &Device) -> Result<()> {
     let templates = args.templates.read()?;
     let mut data = Dataset::open(&args.data, "test")?;
-    let clip = DualFolder::open(&args.model, device)?;
+    let clip = Dual::open(&args.model, device)?;
     let features = features(&clip, &data, &args.model)?;
     let (task, metrics) = if args.task == Task::ZeroShot {
         caption_labels(&mut data);
@@ -115,7 +114,7 @@ impl Measured {
     /// # Errors
     /// If it has no labels.
     pub fn new(
-        clip: &DualFolder,
+        clip: &Dual,
         name: &str,
         note: &str,
         data: &Dataset,

@@ -7,11 +7,13 @@ use std::path::Path;
 use anyhow::Result;
 use burn::tensor::Tensor;
 use vlm_contrastive::zero_shot::top_k;
-use vlm_encoders::{DualFolder, image};
+use vlm_encoders::image;
+
 use vlm_train::{Card, MetricsLog, Report, RunDir, Series};
 
 use crate::config::RunConfig;
 use crate::eval::Measured;
+use crate::train::Facts;
 
 /// Pictures of a set that are shown.
 const SHOWN: usize = 24;
@@ -23,35 +25,19 @@ const SHOWN: usize = 24;
 pub fn page(
     run: &RunDir,
     config: &RunConfig,
-    clip: &DualFolder,
+    facts: Facts,
     measured: &[Measured],
 ) -> Result<String> {
     let mut report = Report::new(&format!("Training run {}", run.root().display()));
-    let (vision, text) = (&clip.plan.spec.vision, &clip.plan.spec.text);
-    report.facts(&[
-        ("data", config.data.train.clone()),
-        (
-            "image tower",
-            format!(
-                "{} layers, width {}, {} heads, patch {} of {} px",
-                vision.layers, vision.block.width, vision.block.heads, vision.patch, vision.image.0
-            ),
-        ),
-        (
-            "text tower",
-            format!(
-                "{} layers, width {}, {} heads, {} tokens known",
-                text.blocks.len(),
-                text.shape.width,
-                text.shape.heads,
-                text.vocabulary
-            ),
-        ),
+    let mut all = vec![("data", config.data.train.clone())];
+    all.extend(facts);
+    all.extend([
         ("epochs", config.train.epochs.to_string()),
         ("batch", config.batch.size.to_string()),
         ("seed", config.seed.to_string()),
         ("model", run.model().display().to_string()),
     ]);
+    report.facts(&all);
     let rows: Vec<Vec<String>> = measured
         .iter()
         .map(|m| {

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use serde::Serialize;
-use vlm_contrastive::{embed_pictures, embed_texts, zero_shot::top_k};
-use vlm_encoders::DualFolder;
+use vlm_contrastive::{Dual, embed_pictures, embed_texts, zero_shot::top_k};
 
 use crate::output;
 
@@ -75,7 +74,7 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
         let (dir, endings) = (args.images.display(), EXTENSIONS.join(", "));
         bail!("{dir}: no pictures below it; give a folder that holds some ({endings})");
     }
-    let clip = DualFolder::open(&args.model, device)?;
+    let clip = Dual::open(&args.model, device)?;
     let query = embed_texts(&clip, std::slice::from_ref(&args.query))
         .map_err(output::blame(&args.model))?;
     let features = embed_pictures(&clip, &paths).map_err(output::blame(&args.model))?;

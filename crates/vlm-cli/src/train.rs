@@ -1,12 +1,14 @@
 //! `vlm train`.
 
+mod joined;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use serde_json::json;
-use vlm_contrastive::{ContrastiveTask, DualEncoder};
+use vlm_contrastive::{ContrastiveTask, Dual, DualEncoder};
 use vlm_datasets::Dataset;
 use vlm_encoders::image::{CLIP_MEAN, CLIP_STD, ImageProcessor};
 use vlm_encoders::text::{Tokenizer, train_clip_bpe};
@@ -145,82 +147,138 @@ pub fn run(args: Args, device_name: &str, device: &Device) -> Result<ExitCode> {
         .out
         .unwrap_or_else(|| Path::new("runs").join(args.config.file_stem().unwrap_or_default()));
     // Everything that can be refused is refused before the folder is touched.
+    let run = Run { config, out, resume: args.resume, device_name, device };
+    if let Some(towers) = &run.config.model.towers {
+        let (task, model, facts) = joined::prepare(&run.config, towers, &run.out, device)?;
+        return run.go(&task, model, task.samples(), facts);
+    }
     let training = device.clone().autodiff();
-    let parts = prepare(&config, &training)?;
-    let task = task(&config, &parts)?;
-    config.train.schedule(config.optim.lr, task.batches_per_epoch())?;
-    let evals: Vec<(String, String, Dataset)> = config
-        .eval
-        .iter()
-        .map(|e| {
-            let mut data = Dataset::open(&e.data, "test")?;
-            eval::caption_labels(&mut data);
-            data.truth()?;
-            Ok((e.name.clone(), e.note.clone(), data))
-        })
-        .collect::<Result<_>>()?;
+    let parts = prepare(&run.config, &training)?;
+    let task = task(&run.config, &parts)?;
+    let facts = facts(&parts.folder.0.spec);
+    let (loss, seed) = (run.config.loss, run.config.seed);
     let model = match parts.start {
-        Beginning::Model(clip) => DualEncoder::of(clip.model, config.loss),
+        Beginning::Model(clip) => DualEncoder::of(clip.model, loss),
         Beginning::Fresh(shape) => {
-            DualEncoder::init(&shape, config.model.start, config.loss, config.seed, &training)
+            DualEncoder::init(&shape, run.config.model.start, loss, seed, &training)
         }
     };
-    config.optim.check_paths(&model)?;
-    let record = serde_json::to_value(&config)?;
-    let run = RunDir::open(&out, args.resume)?;
-    run.accepts(&record)?;
-    if args.resume && run.latest().is_none() {
-        let out = out.display();
-        output::note(&format!("{out}: no checkpoint yet; starting from the beginning"));
-    }
-    write_file(&run.file("config.toml"), &mut |w| {
-        let text = toml::to_string_pretty(&config).map_err(std::io::Error::other)?;
-        w.write_all(text.as_bytes())
-    })?;
-    let about = json!({
-        "vlm": env!("CARGO_PKG_VERSION"), "burn": "0.22.1", "device": device_name,
-        "seed": config.seed, "train_samples": parts.data.samples.len(),
-    });
-    write_file(&run.file("run.json"), &mut |w| {
-        serde_json::to_writer_pretty(w, &about).map_err(std::io::Error::from)
-    })?;
+    run.go(&task, model, parts.data.samples.len(), facts)
+}
 
-    let trainer = Trainer {
-        run: &run,
-        train: &config.train,
-        optim: &config.optim,
-        config: record,
-        stop: &StopFlag::install()?,
-    };
-    let began = std::time::Instant::now();
-    if let Ending::Stopped(step) = trainer.run(&task, model, device)? {
-        let out = out.display();
-        output::note(&format!("stopped after step {step}; go on with --resume --out {out}"));
-        return Ok(ExitCode::from(130));
-    }
-    let seconds = began.elapsed().as_secs_f64();
+/// What the report says of a model, by name.
+pub type Facts = Vec<(&'static str, String)>;
 
-    // Measured as others will use it: from the folder on disk.
-    let clip = DualFolder::open(&run.model(), device)?;
-    let mut measured = Vec::new();
-    for (name, note, data) in &evals {
-        let features = eval::features(&clip, data, &run.model())?;
-        measured.push(Measured::new(&clip, name, note, data, features)?);
+fn facts(spec: &DualSpec) -> Facts {
+    let (vision, text) = (&spec.vision, &spec.text);
+    vec![
+        (
+            "image tower",
+            format!(
+                "{} layers, width {}, {} heads, patch {} of {} px",
+                vision.layers, vision.block.width, vision.block.heads, vision.patch, vision.image.0
+            ),
+        ),
+        (
+            "text tower",
+            format!(
+                "{} layers, width {}, {} heads, {} tokens known",
+                text.blocks.len(),
+                text.shape.width,
+                text.shape.heads,
+                text.vocabulary
+            ),
+        ),
+    ]
+}
+
+/// A run and where it goes.
+struct Run<'a> {
+    config: RunConfig,
+    out: PathBuf,
+    resume: bool,
+    device_name: &'a str,
+    device: &'a Device,
+}
+
+impl Run<'_> {
+    /// Trains a model on a task, measures and reports.
+    fn go<T: Task>(
+        &self,
+        task: &T,
+        model: T::Model,
+        samples: usize,
+        facts: Facts,
+    ) -> Result<ExitCode> {
+        let Run { config, out, device, .. } = self;
+        config.train.schedule(config.optim.lr, task.batches_per_epoch())?;
+        let evals: Vec<(String, String, Dataset)> = config
+            .eval
+            .iter()
+            .map(|e| {
+                let mut data = Dataset::open(&e.data, "test")?;
+                eval::caption_labels(&mut data);
+                data.truth()?;
+                Ok((e.name.clone(), e.note.clone(), data))
+            })
+            .collect::<Result<_>>()?;
+        config.optim.check_paths(&model)?;
+        let record = serde_json::to_value(config)?;
+        let run = RunDir::open(out, self.resume)?;
+        run.accepts(&record)?;
+        if self.resume && run.latest().is_none() {
+            let out = out.display();
+            output::note(&format!("{out}: no checkpoint yet; starting from the beginning"));
+        }
+        write_file(&run.file("config.toml"), &mut |w| {
+            let text = toml::to_string_pretty(config).map_err(std::io::Error::other)?;
+            w.write_all(text.as_bytes())
+        })?;
+        let about = json!({
+            "vlm": env!("CARGO_PKG_VERSION"), "burn": "0.22.1", "device": self.device_name,
+            "seed": config.seed, "train_samples": samples,
+        });
+        write_file(&run.file("run.json"), &mut |w| {
+            serde_json::to_writer_pretty(w, &about).map_err(std::io::Error::from)
+        })?;
+
+        let trainer = Trainer {
+            run: &run,
+            train: &config.train,
+            optim: &config.optim,
+            config: record,
+            stop: &StopFlag::install()?,
+        };
+        let began = std::time::Instant::now();
+        if let Ending::Stopped(step) = trainer.run(task, model, device)? {
+            let out = out.display();
+            output::note(&format!("stopped after step {step}; go on with --resume --out {out}"));
+            return Ok(ExitCode::from(130));
+        }
+        let seconds = began.elapsed().as_secs_f64();
+
+        // Measured as others will use it: from the folder on disk.
+        let clip = Dual::open(&run.model(), device)?;
+        let mut measured = Vec::new();
+        for (name, note, data) in &evals {
+            let features = eval::features(&clip, data, &run.model())?;
+            measured.push(Measured::new(&clip, name, note, data, features)?);
+        }
+        let metrics: serde_json::Map<String, serde_json::Value> = measured
+            .iter()
+            .flat_map(|m| m.metrics.iter().map(|(k, v)| (format!("{}_{k}", m.name), json!(v))))
+            .collect();
+        let summary = json!({ "metrics": metrics, "seconds": seconds, "seed": config.seed });
+        write_file(&run.file("summary.json"), &mut |w| {
+            serde_json::to_writer_pretty(w, &summary).map_err(std::io::Error::from)
+        })?;
+        let page = report::page(&run, config, facts, &measured).context("report.html")?;
+        write_file(&run.file("report.html"), &mut |w| w.write_all(page.as_bytes()))?;
+        for line in eval::table(&measured) {
+            output::line(&line)?;
+        }
+        output::line(&format!("model   {}", run.model().display()))?;
+        output::line(&format!("report  {}", run.file("report.html").display()))?;
+        Ok(ExitCode::SUCCESS)
     }
-    let metrics: serde_json::Map<String, serde_json::Value> = measured
-        .iter()
-        .flat_map(|m| m.metrics.iter().map(|(k, v)| (format!("{}_{k}", m.name), json!(v))))
-        .collect();
-    let summary = json!({ "metrics": metrics, "seconds": seconds, "seed": config.seed });
-    write_file(&run.file("summary.json"), &mut |w| {
-        serde_json::to_writer_pretty(w, &summary).map_err(std::io::Error::from)
-    })?;
-    let page = report::page(&run, &config, &clip, &measured).context("report.html")?;
-    write_file(&run.file("report.html"), &mut |w| w.write_all(page.as_bytes()))?;
-    for line in eval::table(&measured) {
-        output::line(&line)?;
-    }
-    output::line(&format!("model   {}", run.model().display()))?;
-    output::line(&format!("report  {}", run.file("report.html").display()))?;
-    Ok(ExitCode::SUCCESS)
 }

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use burn::tensor::Device;
 use serde::Serialize;
-use vlm_contrastive::{Classifier, embed_pictures, zero_shot};
-use vlm_encoders::DualFolder;
+use vlm_contrastive::{Classifier, Dual, embed_pictures, zero_shot};
 
 use crate::labels::{Labels, TemplateChoice};
 use crate::output;
@@ -53,12 +52,12 @@ struct Guess {
 pub fn run(args: &Args, device: &Device) -> Result<()> {
     let labels = args.labels.read()?;
     let templates = args.templates.read()?;
-    let clip = DualFolder::open(&args.model, device)?;
+    let clip = Dual::open(&args.model, device)?;
     let features = embed_pictures(&clip, &args.image).map_err(output::blame(&args.model))?;
     let classifier =
         Classifier::new(&clip, &labels, &templates).map_err(output::blame(&args.model))?;
-    let logits = features.matmul(classifier.weights.clone().transpose()) * clip.model.scale();
-    let probabilities: Vec<f32> = zero_shot::probabilities(logits).into_data().iter().collect();
+    let similarities = features.matmul(classifier.weights.clone().transpose());
+    let probabilities: Vec<f32> = clip.probabilities(similarities).into_data().iter().collect();
     let predictions: Vec<Prediction> = args
         .image
         .iter()

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
-use vlm_encoders::{DualFolder, PictureEncoder, TextEncoder};
+use vlm_encoders::{PictureEncoder, TextEncoder};
 
 use crate::retrieval::{Retrieval, recall_of_features};
 use crate::{Error, Templates, templates, zero_shot};
@@ -77,7 +77,11 @@ impl Classifier {
     ///
     /// # Errors
     /// If there are no labels.
-    pub fn new(clip: &DualFolder, labels: &[String], templates: &Templates) -> Result<Self, Error> {
+    pub fn new(
+        encoder: &impl TextEncoder,
+        labels: &[String],
+        templates: &Templates,
+    ) -> Result<Self, Error> {
         if labels.is_empty() {
             return Err(Error::NoLabels);
         }
@@ -85,7 +89,7 @@ impl Classifier {
         for template in templates.as_slice() {
             let filled: Vec<String> =
                 labels.iter().map(|label| templates::fill(template, label)).collect();
-            let features = embed_texts(clip, &filled)?;
+            let features = embed_texts(encoder, &filled)?;
             sum = Some(match sum {
                 Some(sum) => sum + features,
                 None => features,
@@ -133,7 +137,7 @@ pub fn classify(
 /// # Errors
 /// If there is no caption, or the tokenizer fails.
 pub fn retrieve(
-    clip: &DualFolder,
+    encoder: &impl TextEncoder,
     features: Tensor<2>,
     captions: &[Vec<String>],
 ) -> Result<Retrieval, Error> {
@@ -143,6 +147,6 @@ pub fn retrieve(
         truth.push((texts.len()..texts.len() + captions.len()).collect::<Vec<_>>());
         texts.extend(captions.iter().cloned());
     }
-    let text_features = embed_texts(clip, &texts)?;
+    let text_features = embed_texts(encoder, &texts)?;
     recall_of_features(features, text_features, &truth, &[1, 5, 10], 256)
 }

@@ -19,6 +19,7 @@ mod error;
 mod evaluate;
 #[cfg(feature = "train")]
 mod grad_cache;
+pub mod joined;
 pub mod loss;
 mod model;
 pub mod retrieval;
@@ -33,6 +34,7 @@ pub use error::Error;
 pub use evaluate::{Accuracy, Classifier, classify, embed_pictures, embed_texts, retrieve};
 #[cfg(feature = "train")]
 pub use grad_cache::{PairBatch, Pairs, Scored, gradients};
+pub use joined::{Dual, JoinedFolder};
 pub use loss::Loss;
 pub use model::DualEncoder;
 #[cfg(feature = "train")]

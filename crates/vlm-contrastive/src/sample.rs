@@ -31,7 +31,7 @@ impl Default for CaptionChoice {
 
 impl CaptionChoice {
     /// One of `captions`, which are not empty.
-    fn choose(&self, captions: &[String], rng: &mut ChaCha8Rng) -> String {
+    pub(crate) fn choose(&self, captions: &[String], rng: &mut ChaCha8Rng) -> String {
         let others = captions.len() - 1;
         if others == 0 || rng.random::<f32>() < self.first {
             return captions[0].clone();

@@ -277,7 +277,7 @@ pub fn retrieval_metrics(found: &crate::retrieval::Retrieval) -> Vec<(String, f6
         .collect()
 }
 
-fn clamp(scale: Param<burn::tensor::Tensor<1>>) -> Param<burn::tensor::Tensor<1>> {
+pub(crate) fn clamp(scale: Param<burn::tensor::Tensor<1>>) -> Param<burn::tensor::Tensor<1>> {
     let value: f32 = scale.val().into_scalar();
     let bounded = loss::clamp_log_scale(value);
     if bounded == value {

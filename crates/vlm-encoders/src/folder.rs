@@ -256,7 +256,15 @@ impl TextFolder {
     /// # Errors
     /// What the operating system reports.
     pub fn save(&self, dir: &Path, float: Float) -> Result<(), Error> {
-        self.plan.save(&self.model, dir, float)?;
+        self.save_with(&self.model, dir, float)
+    }
+
+    /// The same with other weights of the same shape.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    pub fn save_with(&self, model: &TextModel, dir: &Path, float: Float) -> Result<(), Error> {
+        self.plan.save(model, dir, float)?;
         self.pooling.save(dir)?;
         Ok(self.tokenizer.save(dir)?)
     }

@@ -183,6 +183,7 @@ fn parse(kind: Kind, mut fields: Map<String, Value>) -> Result<ImageProcessor, S
         crop: crop.filter(|_| on[1]),
         rescale: on[2].then_some(factor),
         normalize: on[3].then_some((mean, std)),
+        letterbox: None,
     })
 }
 

@@ -104,6 +104,7 @@ impl Kind {
             crop,
             rescale: Some(1.0 / 255.0),
             normalize: Some(statistics),
+            letterbox: None,
         }
     }
 }

@@ -58,6 +58,9 @@ pub struct ImageProcessor {
     pub rescale: Option<f64>,
     /// Mean and standard deviation per channel; `None` leaves the samples.
     pub normalize: Option<([f64; 3], [f64; 3])>,
+    /// Shows the whole picture, in its proportions, in the middle of the size that comes out, on
+    /// this colour, instead of cutting or stretching it. No file of transformers says this.
+    pub letterbox: Option<[u8; 3]>,
 }
 
 impl ImageProcessor {
@@ -143,6 +146,9 @@ impl ImageProcessor {
         if source_w == 0 || source_h == 0 {
             return Err(ImageError::EmptyPicture);
         }
+        if let (Some(colour), Some(size)) = (self.letterbox, self.output_size()) {
+            return self.laid_on(picture, colour, size);
+        }
         let (resized_h, resized_w) = self.resized_size(source_h, source_w);
         let (height, width) = self.crop.unwrap_or((resized_h, resized_w));
         bound::check(height, width.saturating_mul(3))?;
@@ -150,6 +156,30 @@ impl ImageProcessor {
         let window = Window { x: columns.from.clone(), y: rows.from.clone() };
         let seen = resize(picture, resized_w, resized_h, &window, self.filter)?;
         Ok((height, width, padded(seen, height, width, &rows, &columns)))
+    }
+
+    /// The picture in the middle of a canvas.
+    fn laid_on(
+        &self,
+        picture: &RgbImage,
+        colour: [u8; 3],
+        (height, width): (usize, usize),
+    ) -> Result<(usize, usize, Vec<u8>), ImageError> {
+        bound::check(height, width.saturating_mul(3))?;
+        let (source_w, source_h) = (picture.width() as usize, picture.height() as usize);
+        let scale = (height as f64 / source_h as f64).min(width as f64 / source_w as f64);
+        let side =
+            |length: usize, most: usize| ((length as f64 * scale).round() as usize).clamp(1, most);
+        let (inner_h, inner_w) = (side(source_h, height), side(source_w, width));
+        let window = Window { x: 0..inner_w, y: 0..inner_h };
+        let seen = resize(picture, inner_w, inner_h, &window, self.filter)?;
+        let mut canvas = colour.repeat(height * width);
+        let (top, left) = ((height - inner_h) / 2, (width - inner_w) / 2);
+        for (row, line) in seen.chunks_exact(3 * inner_w).enumerate() {
+            let at = 3 * ((top + row) * width + left);
+            canvas[at..at + line.len()].copy_from_slice(line);
+        }
+        Ok((height, width, canvas))
     }
 
     fn resized_size(&self, height: usize, width: usize) -> (usize, usize) {

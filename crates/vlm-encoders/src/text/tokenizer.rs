@@ -68,6 +68,21 @@ pub struct Batch {
     pub truncated: usize,
 }
 
+impl Batch {
+    /// Some of the texts, with all their columns.
+    pub fn rows_of(&self, range: std::ops::Range<usize>) -> Batch {
+        let cells = range.start * self.cols..range.end * self.cols;
+        Batch {
+            ids: self.ids[cells.clone()].to_vec(),
+            mask: self.mask[cells.clone()].to_vec(),
+            types: self.types[cells].to_vec(),
+            rows: range.len(),
+            cols: self.cols,
+            truncated: 0,
+        }
+    }
+}
+
 impl Tokenizer {
     /// Reads a folder with a `tokenizer.json`.
     ///

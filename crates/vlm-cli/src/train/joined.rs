@@ -1,0 +1,75 @@
+//! Joining two towers.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Error, Result, bail};
+use burn::tensor::Device;
+use vlm_contrastive::joined::{FeatureCache, JoinConfig, JoinedModel, JoinedTask, Towers};
+use vlm_datasets::Dataset;
+
+use super::Facts;
+use crate::config::RunConfig;
+use crate::output;
+
+/// Builds task and model of a configuration with `[model.towers]`. What locked towers say is kept
+/// in `features/` beside the run's folder, where other runs find it.
+pub fn prepare(
+    config: &RunConfig,
+    join: &JoinConfig,
+    out: &Path,
+    device: &Device,
+) -> Result<(JoinedTask, JoinedModel, Facts)> {
+    let data = Dataset::open(&config.data.train, "train")?;
+    let validation = config.data.val.as_ref().map(|v| Dataset::open(v, "val")).transpose()?;
+    if let Some(data) = validation.as_ref().filter(|data| !data.labels.is_empty()) {
+        data.truth()?;
+    }
+    let scale = config.model.logit_scale.unwrap_or(10.0);
+    if !(1.0..=100.0).contains(&scale) {
+        bail!("model.logit_scale is {scale}; it must lie between 1 and 100");
+    }
+    let training = device.clone().autodiff();
+    let cache = FeatureCache::new(out.parent().unwrap_or(Path::new(".")).join("features"));
+    let towers = Towers::open(join, cache, device, &training).map_err(Error::from_boxed)?;
+    let locked = |tower: &str, name: &str| {
+        let trained = serde_json::to_value(&join.train).is_ok_and(|list| {
+            list.as_array().is_some_and(|list| list.iter().any(|entry| entry == name))
+        });
+        format!("{tower}, {}", if trained { "trained" } else { "locked" })
+    };
+    let facts = vec![
+        ("image tower", locked(&join.vision.display().to_string(), "vision")),
+        ("text tower", locked(&join.text.display().to_string(), "text")),
+        ("image head", format!("{:?}", join.image_head).to_lowercase()),
+        ("text head", format!("{:?}", join.text_head).to_lowercase()),
+    ];
+    let pace = Pace::default();
+    let rest = (config.sample.clone(), config.batch.clone(), config.loss, config.seed);
+    let told = |what: &str, done: usize, of: usize| pace.tell(what, done, of);
+    let (task, model) = JoinedTask::new(data, validation, towers, rest, scale, &training, &told)
+        .map_err(Error::from_boxed)?;
+    Ok((task, model, facts))
+}
+
+/// Says now and then how far the towers are.
+#[derive(Default)]
+struct Pace(RefCell<Option<(String, Instant, usize, Instant)>>);
+
+impl Pace {
+    fn tell(&self, what: &str, done: usize, of: usize) {
+        let now = Instant::now();
+        let mut state = self.0.borrow_mut();
+        match state.as_mut().filter(|state| state.0 == what && state.2 <= done) {
+            None => *state = Some((what.to_owned(), now, done, now)),
+            Some((_, began, from, last)) if now.duration_since(*last).as_secs() >= 5 => {
+                *last = now;
+                let rate = (done - *from) as f64 / now.duration_since(*began).as_secs_f64();
+                let left = (of - done) as f64 / rate.max(1e-9);
+                output::note(&format!("{what} {done} of {of}, {left:.0} s left"));
+            }
+            Some(_) => {}
+        }
+    }
+}
