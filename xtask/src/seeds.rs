@@ -1,7 +1,7 @@
 //! `cargo xtask seeds`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -9,16 +9,19 @@ use serde_json::Value;
 use crate::backend::Backend;
 use crate::{build, shell, train};
 
-/// Train the shipped model with several seeds and print a table
+/// Train with several seeds and print a table
 ///
-/// One run says little: seeds differ. Trains into runs/seed-1, runs/seed-2 and so on, and prints
-/// each metric's mean and values as a Markdown table. A run that was broken off is resumed, a
+/// One run says little: seeds differ. Trains into runs/NAME-seed-1, -2 and so on, NAME being that of
+/// the configuration, and prints each metric's mean and values as a Markdown table. A run that was broken off is resumed, a
 /// finished one is not made again: delete its folder for that.
 #[derive(clap::Args)]
 pub struct Args {
     /// How many seeds, from 1 up
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     n: u32,
+    /// What to train
+    #[arg(long, value_name = "CONFIG.toml", default_value = train::CONFIG)]
+    config: PathBuf,
     /// What computes
     #[arg(long, value_enum, default_value_t)]
     backend: Backend,
@@ -36,15 +39,19 @@ type Metrics = Vec<(String, f64)>;
 /// If the build or a run fails, or a run leaves no metrics.
 pub fn run(args: &Args) -> Result<()> {
     let mut runs = Vec::new();
+    let Some(name) = args.config.file_stem() else {
+        bail!("{}: not the name of a configuration", args.config.display());
+    };
     for seed in 1..=args.n {
-        let out = format!("runs/seed-{seed}");
+        let out = format!("runs/{}-seed-{seed}", name.to_string_lossy());
         let dir = shell::root().join(&out);
         let summary = dir.join("summary.json");
         if summary.exists() {
             eprintln!("{out}: finished before, not made again; delete it to train anew");
         } else {
             let mut vlm = build::program("vlm", args.backend)?;
-            vlm.args(["train", train::CONFIG, "--seed", &seed.to_string(), "--out", &out]);
+            vlm.arg("train").arg(&args.config);
+            vlm.args(["--seed", &seed.to_string(), "--out", &out]);
             if dir.join("checkpoints").exists() {
                 vlm.arg("--resume");
             }

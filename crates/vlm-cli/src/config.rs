@@ -41,7 +41,8 @@ pub struct RunConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// `PATH[:SPLIT]` or a shipped `NAME[:SPLIT]`.
+    /// `PATH[:SPLIT]` or a shipped or fetched `NAME[:SPLIT]`. `{seed}` in it stands for the seed,
+    /// here and in the other sets.
     pub train: String,
     /// What decides which weights are best.
     pub val: Option<String>,
@@ -100,8 +101,9 @@ impl RunConfig {
         for setting in settings {
             set(&mut table, setting).map_err(|e| Usage(format!("--set {setting}: {e}")))?;
         }
-        let config: RunConfig =
+        let mut config: RunConfig =
             table.try_into().map_err(|e| blame(path, &text, settings, &one_line(&e)))?;
+        config.fill_seed();
         let new = &config.model;
         let shaped = new.vocabulary.is_some()
             || new.projection_dim.is_some()
@@ -118,6 +120,16 @@ impl RunConfig {
         }
         config.check().with_context(|| path.display().to_string())?;
         Ok(config)
+    }
+
+    /// `{seed}` in the name of a set stands for the run's seed, so that each seed can have a split
+    /// of its own.
+    fn fill_seed(&mut self) {
+        let seed = self.seed.to_string();
+        let names = [&mut self.data.train].into_iter().chain(&mut self.data.val);
+        for name in names.chain(self.eval.iter_mut().map(|eval| &mut eval.data)) {
+            *name = name.replace("{seed}", &seed);
+        }
     }
 
     /// Looks for values that cannot work, before anything is read or written.

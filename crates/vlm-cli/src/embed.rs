@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::Serialize;
-use vlm_contrastive::{embed_pictures, embed_texts};
-use vlm_encoders::{Encoder, States, batch_pixels};
+use vlm_contrastive::{JoinedFolder, embed_pictures, embed_texts};
+use vlm_encoders::{Encoder, PictureEncoder, States, TextEncoder, batch_pixels};
 use vlm_store::{Float, TensorSpec, write_tensors};
 
 use crate::output;
@@ -58,8 +58,17 @@ enum Embedding {
 
 /// Embeds pictures or texts.
 pub fn run(args: &Args, device: &Device) -> Result<()> {
-    let encoder = Encoder::open(&args.model, device)?;
-    let blame = output::blame(&args.model);
+    let dir = &args.model;
+    if JoinedFolder::is_one(dir) {
+        if args.hidden.is_some() {
+            let dir = dir.display();
+            anyhow::bail!(
+                "{dir}: holds two towers; for --hidden give --model {dir}/vision or {dir}/text"
+            );
+        }
+        return features(&JoinedFolder::open(dir, device)?, args);
+    }
+    let encoder = Encoder::open(dir, device)?;
     if let Some(path) = &args.hidden {
         let tensors = hidden(&encoder, args, device)?;
         write(path, tensors)?;
@@ -67,12 +76,17 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
             return output::line(&path.display().to_string());
         }
     }
+    features(&encoder, args)
+}
+
+/// Writes or prints the features.
+fn features(encoder: &(impl PictureEncoder + TextEncoder), args: &Args) -> Result<()> {
     let features = if args.image.is_empty() {
-        embed_texts(&encoder, &args.text)
+        embed_texts(encoder, &args.text)
     } else {
-        embed_pictures(&encoder, &args.image)
+        embed_pictures(encoder, &args.image)
     };
-    let features = features.map_err(blame)?;
+    let features = features.map_err(output::blame(&args.model))?;
     let [count, dim] = features.dims();
     if let Some(path) = &args.out {
         write(path, vec![("embeddings".into(), features.clone().into_data())])?;

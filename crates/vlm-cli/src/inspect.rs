@@ -6,11 +6,14 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use burn::module::Module;
 use burn::tensor::Device;
+use vlm_contrastive::JoinedFolder;
+use vlm_encoders::image::RgbImage;
 use vlm_encoders::{Blueprint, Encoder, TextSpec, VisionSpec};
 use vlm_store::write_file;
 use vlm_train::{Card, Report, describe};
 
 use crate::config::RunConfig;
+use crate::train::Facts;
 use crate::{output, train};
 
 /// Arguments of `vlm inspect`.
@@ -41,6 +44,9 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
 }
 
 fn model(dir: &std::path::Path, device: &Device) -> Result<()> {
+    if JoinedFolder::is_one(dir) {
+        return joined(dir, device);
+    }
     match Encoder::open(dir, device)? {
         Encoder::Vision(folder) => {
             head(dir, folder.plan.model_type(), "image encoder")?;
@@ -56,14 +62,31 @@ fn model(dir: &std::path::Path, device: &Device) -> Result<()> {
             head(dir, folder.plan.model_type(), "dual encoder")?;
             image_tower(&folder.plan.spec.vision)?;
             text_tower(&folder.plan.spec.text)?;
-            output::line(&format!(
-                "shared space {} dimensions, logit scale {:.2}",
-                folder.plan.spec.dim,
-                folder.model.scale()
-            ))?;
+            shared(folder.plan.spec.dim, folder.model.scale())?;
             tensors(&folder.plan, &folder.model)
         }
     }
+}
+
+/// Two towers with heads.
+fn joined(dir: &std::path::Path, device: &Device) -> Result<()> {
+    let folder = JoinedFolder::open(dir, device)?;
+    head(dir, "two towers with heads", "dual encoder")?;
+    image_tower(&folder.vision.plan.spec)?;
+    text_tower(&folder.text.plan.spec)?;
+    shared(folder.dim(), folder.scale())?;
+    tensors(&folder.vision.plan, &folder.vision.model)?;
+    tensors(&folder.text.plan, &folder.text.model)?;
+    output::line("heads")?;
+    folder.heads().into_iter().try_for_each(|(name, shape)| tensor(&name, &shape))
+}
+
+fn shared(dim: usize, scale: f32) -> Result<()> {
+    output::line(&format!("shared space {dim} dimensions, logit scale {scale:.2}"))
+}
+
+fn tensor(name: &str, shape: &[usize]) -> Result<()> {
+    output::line(&format!("  {name:<72} {shape:?}"))
 }
 
 fn head(dir: &std::path::Path, kind: &str, what: &str) -> Result<()> {
@@ -94,54 +117,79 @@ fn tensors<S, M: Module>(plan: &Blueprint<S>, model: &M) -> Result<()> {
         output::line(&format!("{:<20} {:>12} values", part.part, part.total))?;
     }
     for (name, shape) in plan.tensors(model) {
-        output::line(&format!("  {name:<72} {shape:?}"))?;
+        tensor(&name, &shape)?;
     }
     Ok(())
+}
+
+/// What a model sees first.
+pub struct Preview {
+    pub pictures: Vec<Seen>,
+    pub facts: Facts,
+}
+
+/// A picture and its text after all preparation.
+pub struct Seen {
+    pub picture: RgbImage,
+    pub caption: String,
+    pub tokens: Vec<String>,
+    /// The place of the token that stands for the text, if one does.
+    pub marked: Option<usize>,
 }
 
 /// The pictures as the model sees them, and the tokens, the pooled one marked.
 fn batch(path: &std::path::Path, args: &Args, device: &Device) -> Result<()> {
     let config = RunConfig::read(path, &args.set)?;
-    let parts = train::prepare(&config, device)?;
-    let task = train::task(&config, &parts)?;
-    let (indices, batch) = task.preview().map_err(anyhow::Error::from_boxed)?;
-    let (_, _, tokenizer) = &parts.folder;
+    let preview = match &config.model.towers {
+        Some(join) => train::joined::preview(&config, join, device)?,
+        None => one(&config, device)?,
+    };
     let mut cards = Vec::new();
-    for (row, index) in indices.iter().enumerate() {
-        let sample = &parts.data.samples[*index];
-        let ids = &batch.texts.ids[row * batch.texts.cols..(row + 1) * batch.texts.cols];
-        let end = batch.ends[row] as usize;
-        let tokens = ids[..=end]
-            .iter()
-            .enumerate()
-            .map(|(i, id)| {
-                let token = tokenizer.id_to_token(*id).unwrap_or_else(|| format!("#{id}"));
-                (token, None, i == end)
-            })
-            .collect();
+    for seen in preview.pictures {
+        let tokens = seen.tokens.into_iter().enumerate();
         let mut png = Cursor::new(Vec::new());
-        batch.pictures[row]
-            .picture()
-            .write_to(&mut png, ::image::ImageFormat::Png)
-            .context("cannot draw a picture")?;
+        let written = seen.picture.write_to(&mut png, ::image::ImageFormat::Png);
+        written.context("cannot draw a picture")?;
         cards.push(Card {
             image_png: png.into_inner(),
-            caption: format!("{} ({})", sample.captions[0], sample.image_ref),
-            lines: tokens,
+            caption: seen.caption,
+            lines: tokens.map(|(i, token)| (token, None, Some(i) == seen.marked)).collect(),
             more: vec![],
         });
     }
     let mut report = Report::new(&format!("The first batch of {}", path.display()));
-    report.facts(&[
+    report.facts(&preview.facts);
+    report.gallery(
+        "What the model sees",
+        "The marked token is the one that stands for the text; where none is, all do.",
+        &cards,
+    );
+    write_file(&args.out, &mut |w| w.write_all(report.render().as_bytes()))?;
+    output::line(&args.out.display().to_string())
+}
+
+/// The first batch of a model in one folder.
+fn one(config: &RunConfig, device: &Device) -> Result<Preview> {
+    let parts = train::prepare(config, device)?;
+    let task = train::task(config, &parts)?;
+    let (indices, batch) = task.preview().map_err(anyhow::Error::from_boxed)?;
+    let (_, _, tokenizer) = &parts.folder;
+    let mut pictures = Vec::new();
+    for (row, index) in indices.iter().enumerate() {
+        let sample = &parts.data.samples[*index];
+        let ids = &batch.texts.ids[row * batch.texts.cols..(row + 1) * batch.texts.cols];
+        let end = batch.ends[row] as usize;
+        pictures.push(Seen {
+            picture: batch.pictures[row].picture(),
+            caption: format!("{} ({})", sample.captions[0], sample.image_ref),
+            tokens: ids[..=end].iter().map(|id| tokenizer.shown(*id)).collect(),
+            marked: Some(end),
+        });
+    }
+    let extra = batch.texts.rows - batch.pictures.len();
+    let facts = vec![
         ("pictures", batch.pictures.len().to_string()),
-        (
-            "texts",
-            format!(
-                "{} ({} of them only as wrong answers)",
-                batch.texts.rows,
-                batch.texts.rows - batch.pictures.len()
-            ),
-        ),
+        ("texts", format!("{} ({extra} of them only as wrong answers)", batch.texts.rows)),
         ("texts cut to the context", batch.texts.truncated.to_string()),
         (
             "patches looked at",
@@ -150,12 +198,6 @@ fn batch(path: &std::path::Path, args: &Args, device: &Device) -> Result<()> {
                 None => "all".into(),
             },
         ),
-    ]);
-    report.gallery(
-        "What the model sees",
-        "The marked token is the one that stands for the text.",
-        &cards,
-    );
-    write_file(&args.out, &mut |w| w.write_all(report.render().as_bytes()))?;
-    output::line(&args.out.display().to_string())
+    ];
+    Ok(Preview { pictures, facts })
 }

@@ -1,6 +1,6 @@
 //! `vlm train`.
 
-mod joined;
+pub mod joined;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

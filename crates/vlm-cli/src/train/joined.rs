@@ -11,6 +11,7 @@ use vlm_datasets::Dataset;
 
 use super::Facts;
 use crate::config::RunConfig;
+use crate::inspect::{Preview, Seen};
 use crate::output;
 
 /// Builds task and model of a configuration with `[model.towers]`. What locked towers say is kept
@@ -31,7 +32,7 @@ pub fn prepare(
         bail!("model.logit_scale is {scale}; it must lie between 1 and 100");
     }
     let training = device.clone().autodiff();
-    let cache = FeatureCache::new(out.parent().unwrap_or(Path::new(".")).join("features"));
+    let cache = features_of(out.parent().unwrap_or(Path::new(".")));
     let towers = Towers::open(join, cache, device, &training).map_err(Error::from_boxed)?;
     let locked = |tower: &str, name: &str| {
         let trained = serde_json::to_value(&join.train).is_ok_and(|list| {
@@ -51,6 +52,39 @@ pub fn prepare(
     let (task, model) = JoinedTask::new(data, validation, towers, rest, scale, &training, &told)
         .map_err(Error::from_boxed)?;
     Ok((task, model, facts))
+}
+
+/// The first pictures and texts of a run, as the towers see them.
+pub fn preview(config: &RunConfig, join: &JoinConfig, device: &Device) -> Result<Preview> {
+    let data = Dataset::open(&config.data.train, "train")?;
+    let towers = Towers::open(join, features_of(Path::new(".")), device, device)
+        .map_err(Error::from_boxed)?;
+    let order = vlm_datasets::order(config.seed, 0, data.samples.len());
+    let samples: Vec<_> =
+        order.into_iter().take(config.batch.size).map(|i| &data.samples[i]).collect();
+    let captions: Vec<String> = samples.iter().map(|s| s.captions[0].clone()).collect();
+    let texts = towers.text.tokenize(&captions)?;
+    let mut pictures = Vec::new();
+    for (row, sample) in samples.iter().enumerate() {
+        let cells = row * texts.cols..(row + 1) * texts.cols;
+        let real = texts.ids[cells.clone()].iter().zip(&texts.mask[cells]).filter(|(_, m)| **m);
+        pictures.push(Seen {
+            picture: towers.vision.images.process_path(&sample.image)?.picture(),
+            caption: format!("{} ({})", sample.captions[0], sample.image_ref),
+            tokens: real.map(|(id, _)| towers.text.tokenizer.shown(*id)).collect(),
+            marked: None,
+        });
+    }
+    let facts = vec![
+        ("pictures", pictures.len().to_string()),
+        ("texts cut to the context", texts.truncated.to_string()),
+    ];
+    Ok(Preview { pictures, facts })
+}
+
+/// Where the vectors of locked towers are kept, for runs in that folder.
+fn features_of(runs: &Path) -> FeatureCache {
+    FeatureCache::new(runs.join("features"))
 }
 
 /// Says now and then how far the towers are.

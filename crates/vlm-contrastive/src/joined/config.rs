@@ -121,6 +121,21 @@ pub enum ImagePool {
     ClassMean,
 }
 
+impl std::fmt::Display for ImageReading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let pool = match self.pool {
+            ImagePool::Pooled => "pooled",
+            ImagePool::Class => "class",
+            ImagePool::Mean => "mean",
+            ImagePool::ClassMean => "class-mean",
+        };
+        match self.layer {
+            Some(layer) => write!(f, "layer {layer}, pool {pool}"),
+            None => write!(f, "the last state, pool {pool}"),
+        }
+    }
+}
+
 impl ImageReading {
     /// Whether all layers' states are needed.
     pub fn layers(&self) -> bool {

@@ -55,6 +55,31 @@ pub struct JoinedFolder {
 }
 
 impl JoinedFolder {
+    /// Whether a folder says that it holds a joined encoder.
+    pub fn is_one(dir: &Path) -> bool {
+        #[derive(Deserialize)]
+        struct Kind {
+            model_type: String,
+        }
+        let text = std::fs::read(dir.join("config.json")).unwrap_or_default();
+        serde_json::from_slice::<Kind>(&text).is_ok_and(|kind| kind.model_type == KIND)
+    }
+
+    /// What the heads hold, by name, with the shapes.
+    pub fn heads(&self) -> Vec<(String, Vec<usize>)> {
+        params::list(&self.joint).into_iter().map(|param| (param.path, param.shape)).collect()
+    }
+
+    /// What similarities are multiplied by.
+    pub fn scale(&self) -> f32 {
+        self.joint.logit_scale.val().exp().into_scalar()
+    }
+
+    /// Dimensions of the shared space.
+    pub fn dim(&self) -> usize {
+        self.config.dim
+    }
+
     /// Opens the folder that a [`JoinedTask`](super::JoinedTask) wrote.
     ///
     /// # Errors
@@ -160,7 +185,10 @@ pub(super) fn image_vectors(
         let states = vision.states(pictures, reading.layers())?;
         let read = reading.read(states).ok_or_else(|| Error::Config {
             path: PathBuf::from("model.towers.image"),
-            reason: format!("{reading:?}: the image tower has no such state"),
+            reason: format!(
+                "{reading} is nothing that the image tower has; its layers are 0 to {}",
+                vision.plan.spec.layers
+            ),
         })?;
         parts.push(read);
     }
@@ -191,7 +219,7 @@ impl Dual {
     /// # Errors
     /// As [`DualFolder::open`] and [`JoinedFolder::open`].
     pub fn open(dir: &Path, device: &Device) -> Result<Self, Error> {
-        if is_joined(dir) {
+        if JoinedFolder::is_one(dir) {
             return Ok(Dual::Joined(JoinedFolder::open(dir, device)?));
         }
         Ok(Dual::One(DualFolder::open(dir, device)?))
@@ -210,16 +238,6 @@ impl Dual {
             None => zero_shot::probabilities(logits),
         }
     }
-}
-
-/// Whether a folder holds a joined encoder.
-fn is_joined(dir: &Path) -> bool {
-    #[derive(Deserialize)]
-    struct Kind {
-        model_type: String,
-    }
-    let text = std::fs::read(dir.join("config.json")).unwrap_or_default();
-    serde_json::from_slice::<Kind>(&text).is_ok_and(|kind| kind.model_type == KIND)
 }
 
 impl PictureEncoder for Dual {

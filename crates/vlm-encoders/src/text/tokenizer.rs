@@ -349,6 +349,11 @@ impl Tokenizer {
         self.inner.id_to_token(u32::try_from(id).ok()?)
     }
 
+    /// A name for any id: its token, or its number.
+    pub fn shown(&self, id: i64) -> String {
+        self.id_to_token(id).unwrap_or_else(|| format!("#{id}"))
+    }
+
     /// The id of a token, as it stands in the vocabulary.
     pub fn token_to_id(&self, token: &str) -> Option<i64> {
         self.inner.token_to_id(token).map(i64::from)
