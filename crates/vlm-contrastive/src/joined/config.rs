@@ -119,6 +119,9 @@ pub enum ImagePool {
     Mean,
     /// Both, one after the other.
     ClassMean,
+    /// Both, and the largest value of each channel over all tokens but the first, so that a thing
+    /// on a wide background is not averaged away.
+    ClassMeanMax,
 }
 
 impl std::fmt::Display for ImageReading {
@@ -128,6 +131,7 @@ impl std::fmt::Display for ImageReading {
             ImagePool::Class => "class",
             ImagePool::Mean => "mean",
             ImagePool::ClassMean => "class-mean",
+            ImagePool::ClassMeanMax => "class-mean-max",
         };
         match self.layer {
             Some(layer) => write!(f, "layer {layer}, pool {pool}"),
@@ -154,13 +158,52 @@ impl ImageReading {
         };
         let [b, t, width] = x.dims();
         let class = || x.clone().narrow(1, 0, 1).reshape([b, width]);
-        let mean = || x.clone().narrow(1, 1, t - 1).mean_dim(1).reshape([b, width]);
+        let rest = || x.clone().narrow(1, 1, t - 1);
+        let mean = || rest().mean_dim(1).reshape([b, width]);
+        let max = || rest().max_dim(1).reshape([b, width]);
         Some(match self.pool {
             ImagePool::Pooled if self.layer.is_none() => pooled?,
             ImagePool::Pooled | ImagePool::Class => class(),
-            ImagePool::Mean | ImagePool::ClassMean if t < 2 => return None,
+            _ if t < 2 => return None,
             ImagePool::Mean => mean(),
             ImagePool::ClassMean => Tensor::cat(vec![class(), mean()], 1),
+            ImagePool::ClassMeanMax => Tensor::cat(vec![class(), mean(), max()], 1),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn a_reading_takes_its_tokens_from_its_layer() {
+        let device = Device::flex();
+        let state = |from: f32| {
+            Tensor::<3>::from_data(
+                [[[from, -from], [from + 1.0, 0.0], [from + 5.0, from]]],
+                &device,
+            )
+        };
+        let states = || States {
+            last: state(90.0),
+            pooled: Some(Tensor::<2>::from_data([[7.0f32, 8.0]], &device)),
+            layers: vec![state(0.0), state(10.0), state(20.0)],
+        };
+        let read = |layer, pool| {
+            let read = ImageReading { layer, pool }.read(states())?;
+            Some(read.into_data().iter().collect::<Vec<f32>>())
+        };
+        assert_eq!(read(None, ImagePool::Pooled).unwrap(), [7.0, 8.0]);
+        assert_eq!(read(None, ImagePool::Class).unwrap(), [90.0, -90.0]);
+        assert_eq!(read(Some(1), ImagePool::Pooled).unwrap(), [10.0, -10.0]);
+        assert_eq!(read(Some(-1), ImagePool::Mean).unwrap(), [23.0, 10.0]);
+        assert_eq!(
+            read(Some(1), ImagePool::ClassMeanMax).unwrap(),
+            [10.0, -10.0, 13.0, 5.0, 15.0, 10.0]
+        );
+        assert_eq!(read(Some(3), ImagePool::Class), None);
+        assert_eq!(read(Some(-4), ImagePool::Class), None);
     }
 }
