@@ -22,7 +22,7 @@ pub enum Error {
     },
     /// There is no such data set.
     #[error(
-        "no data set `{spec}`: there is no such file or folder, and the shipped sets are: {known}"
+        "no data set `{spec}`: there is no such file or folder, and the sets with a name are: {known}"
     )]
     Unknown {
         /// What was asked for.
@@ -30,6 +30,12 @@ pub enum Error {
         /// What there is.
         known: String,
     },
+    /// A set that can be fetched is not there.
+    #[error("data set `{0}` is not fetched; run cargo xtask data {0}")]
+    NotFetched(String),
+    /// A set that the repository ships is not there.
+    #[error("the shipped data set `{0}` is not found; name its datasets/ folder in VLM_DATASETS")]
+    Gone(String),
     /// The data set is not usable as a whole.
     #[error("{}: {reason}", path.display())]
     Set {

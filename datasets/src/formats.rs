@@ -12,29 +12,39 @@ const PICTURES: [&str; 10] =
     ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm"];
 const TABLES: [&str; 3] = ["jsonl", "csv", "tsv"];
 
-/// Reads a set; returns the folder that pictures are relative to, and the samples.
-pub(crate) fn read(
-    path: &Path,
-    split: Option<&str>,
-    default_split: &str,
-) -> Result<(PathBuf, Vec<Sample>), Error> {
+/// What was read.
+pub(crate) struct Read {
+    /// The folder that pictures are relative to.
+    pub root: PathBuf,
+    /// The caption file, if there is one for all.
+    pub table: Option<PathBuf>,
+    /// The samples, in the order of the files.
+    pub samples: Vec<Sample>,
+}
+
+/// Reads a set.
+pub(crate) fn read(path: &Path, split: Option<&str>, default_split: &str) -> Result<Read, Error> {
+    let of = |root: PathBuf, file: &Path| {
+        let samples = table(&root, file)?;
+        Ok(Read { root, table: Some(file.to_owned()), samples })
+    };
     if path.is_file() {
         let root = match path.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
             _ => PathBuf::from("."),
         };
-        return Ok((root.clone(), table(&root, path)?));
+        return of(root, path);
     }
     let root = path.to_owned();
     let wanted = split.unwrap_or(default_split);
     let named = TABLES.iter().map(|e| path.join(format!("{wanted}.{e}"))).find(|p| p.exists());
     if let Some(file) = named {
-        return Ok((root, table(path, &file)?));
+        return of(root, &file);
     }
     let entries = listing(path)?;
     let tables: Vec<&PathBuf> = entries.iter().filter(|p| has_extension(p, &TABLES)).collect();
     if let (None, [only]) = (split, tables.as_slice()) {
-        return Ok((root, table(path, only)?));
+        return of(root, only);
     }
     if split.is_some() || !tables.is_empty() {
         let names: Vec<String> = tables
@@ -44,7 +54,7 @@ pub(crate) fn read(
         let reason = format!("there is no split `{wanted}`; there are: {}", names.join(", "));
         return Err(Error::Set { path: root, reason });
     }
-    Ok((root, folder(path, &entries)?))
+    Ok(Read { root, table: None, samples: folder(path, &entries)? })
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {

