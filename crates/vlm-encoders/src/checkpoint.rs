@@ -92,23 +92,20 @@ fn transpose(data: TensorData, rows: usize, cols: usize) -> TensorData {
     TensorData::new(target, [cols, rows])
 }
 
-/// Loads every parameter of `module` from `files`; `table` says where each lies.
-///
-/// Every tensor of the file must be wanted, except those that `spare` knows. One tensor at a
-/// time is held besides the module itself.
+/// Whether `files` have every parameter of `module`; `table` says where each lies. Every tensor
+/// of the file must be wanted, except those that `spare` knows.
 ///
 /// # Errors
-/// [`Error::Tensors`] lists all that is missing, surplus or misshapen; [`Error::Store`] if
-/// the file fails.
-pub fn load<M: Module>(
-    module: M,
+/// [`Error::Tensors`] lists all that is missing, surplus or misshapen.
+pub fn check<M: Module>(
+    module: &M,
     files: &TensorFiles,
     table: &Table<'_>,
     spare: &dyn Fn(&str) -> bool,
-) -> Result<M, Error> {
+) -> Result<(), Error> {
     let mut mismatch = Mismatch::default();
     let mut wanted = BTreeSet::new();
-    for param in params::list(&module) {
+    for param in params::list(module) {
         let named = table(&param.path, param.shape.len());
         let shape = named.file_shape(&param.shape);
         let name = stored(&named.name, files);
@@ -127,9 +124,18 @@ pub fn load<M: Module>(
         .filter(|name| !wanted.contains(*name) && !spare(name))
         .map(str::to_owned)
         .collect();
-    if !mismatch.is_empty() {
-        return Err(Error::Tensors { path: files.path().to_owned(), mismatch });
+    if mismatch.is_empty() {
+        return Ok(());
     }
+    Err(Error::Tensors { path: files.path().to_owned(), mismatch })
+}
+
+/// Loads every parameter of `module` from `files` that were [checked](check). One tensor at a time
+/// is held besides the module itself.
+///
+/// # Errors
+/// [`Error::Store`] if the file fails.
+pub fn fill<M: Module>(module: M, files: &TensorFiles, table: &Table<'_>) -> Result<M, Error> {
     params::replace(module, &mut |path, shape| {
         let named = table(path, shape.len());
         let name = stored(&named.name, files);
