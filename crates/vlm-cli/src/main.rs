@@ -46,8 +46,15 @@ enum Command {
     /// Print or save the features of pictures or texts.
     Embed(embed::Args),
     /// Find the pictures of a folder that fit a text, once and without an index.
+    ///
+    /// Looks at every picture each time and writes nothing. For a folder that is searched more
+    /// than once, `vlm search` keeps an index.
     Retrieve(retrieve::Args),
     /// Find pictures by text or by picture in an index of a folder, made on first use.
+    ///
+    /// The first search looks at every picture below a folder, which takes a while, and keeps what
+    /// it saw in an index. Later ones look at new and changed pictures only, and answer at once.
+    /// `vlm retrieve` keeps nothing and writes nothing: it is for a folder that is asked once.
     Search(search::Args),
     /// Show what is in a model folder, or what a configuration makes the model see.
     Inspect(inspect::Args),

@@ -11,9 +11,6 @@ use vlm_contrastive::{Dual, embed_pictures, embed_texts, zero_shot::top_k};
 use crate::output;
 
 /// Arguments of `vlm retrieve`.
-///
-/// Looks at every picture each time and writes nothing. For a folder that is searched more than
-/// once, `vlm search` keeps an index.
 #[derive(clap::Args)]
 pub struct Args {
     /// The model folder.

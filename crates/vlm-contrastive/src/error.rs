@@ -108,7 +108,9 @@ pub enum Error {
         pictures: PathBuf,
     },
     /// A query that is no feature of the model of an index.
-    #[error("the index has features of {index} values and the query {query}; query it with the model that made it")]
+    #[error(
+        "the index has features of {index} values and the query {query}; query it with the model that made it"
+    )]
     Width {
         /// Values of a feature in the index.
         index: usize,

@@ -1,7 +1,9 @@
 //! Moving tensors between a module and a file whose names and layouts are Hugging Face's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::module::Module;
 use burn::tensor::TensorData;
@@ -9,6 +11,12 @@ use vlm_nn::params;
 use vlm_store::{Float, TensorFiles, TensorSpec};
 
 use crate::{Error, Mismatch};
+
+/// Threads that read parameters: most of the time goes into fetching memory from the system, and
+/// each holds a tensor besides the module.
+const READERS: usize = 3;
+/// Values of the parameters that are read side by side.
+const AHEAD: usize = 1 << 24;
 
 /// How a parameter lies in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,28 +138,84 @@ pub fn check<M: Module>(
     Err(Error::Tensors { path: files.path().to_owned(), mismatch })
 }
 
-/// Loads every parameter of `module` from `files` that were [checked](check). One tensor at a time
-/// is held besides the module itself.
+/// Loads every parameter of `module` from `files` that were [checked](check). A few tensors at a
+/// time are held besides the module itself.
 ///
 /// # Errors
 /// [`Error::Store`] if the file fails.
 pub fn fill<M: Module>(module: M, files: &TensorFiles, table: &Table<'_>) -> Result<M, Error> {
-    params::replace(module, &mut |path, shape| {
-        let named = table(path, shape.len());
-        let name = stored(&named.name, files);
-        let data = match named.part {
-            None => files.read(&name)?,
-            Some((index, _)) => {
-                let rows = named.layout.file_shape(shape)[0];
-                files.read_rows(&name, index * rows, rows)?
+    // The module takes parameters in the order of the list.
+    let wanted: Vec<(Vec<usize>, Named)> = params::list(&module)
+        .into_iter()
+        .map(|param| {
+            let named = table(&param.path, param.shape.len());
+            (param.shape, named)
+        })
+        .collect();
+    let mut rest = wanted.as_slice();
+    let mut ready = VecDeque::new();
+    params::replace(module, &mut |_, _| {
+        if ready.is_empty() {
+            let (now, later) = rest.split_at(together(rest));
+            ready = read_all(now, files).into();
+            rest = later;
+        }
+        ready.pop_front().transpose()
+    })
+}
+
+/// How many of the next parameters are read side by side.
+fn together(wanted: &[(Vec<usize>, Named)]) -> usize {
+    let mut values = 0;
+    let fitting = wanted.iter().take_while(|(shape, _)| {
+        values += shape.iter().product::<usize>();
+        values <= AHEAD
+    });
+    fitting.count().max(1).min(wanted.len())
+}
+
+/// Reads parameters, in order.
+fn read_all(wanted: &[(Vec<usize>, Named)], files: &TensorFiles) -> Vec<Result<TensorData, Error>> {
+    let readers = rayon::current_num_threads().min(READERS).min(wanted.len());
+    let next = AtomicUsize::new(0);
+    let read = || {
+        let mut found = Vec::new();
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some((shape, named)) = wanted.get(place) else { return found };
+            found.push((place, read_one(shape, named, files)));
+        }
+    };
+    let mut found = if readers < 2 {
+        read()
+    } else {
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..readers).map(|_| scope.spawn(read)).collect();
+            let mut found = read();
+            for other in others {
+                found.extend(other.join().unwrap_or_else(|cause| resume_unwind(cause)));
             }
-        };
-        let data = if named.layout.turns() {
-            transpose(data, shape[1], shape[0])
-        } else {
-            TensorData::from_bytes(data.into_bytes(), shape.to_vec(), burn::tensor::DType::F32)
-        };
-        Ok(Some(data))
+            found
+        })
+    };
+    found.sort_by_key(|(place, _)| *place);
+    found.into_iter().map(|(_, data)| data).collect()
+}
+
+/// Reads a parameter of a shape.
+fn read_one(shape: &[usize], named: &Named, files: &TensorFiles) -> Result<TensorData, Error> {
+    let name = stored(&named.name, files);
+    let data = match named.part {
+        None => files.read(&name)?,
+        Some((index, _)) => {
+            let rows = named.layout.file_shape(shape)[0];
+            files.read_rows(&name, index * rows, rows)?
+        }
+    };
+    Ok(if named.layout.turns() {
+        transpose(data, shape[1], shape[0])
+    } else {
+        TensorData::from_bytes(data.into_bytes(), shape.to_vec(), burn::tensor::DType::F32)
     })
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 
+use crate::Error;
 use crate::blueprint;
 use crate::encode::{PictureEncoder, TextEncoder, by_size, image_states, text_states};
 use crate::families::Spec;
@@ -13,7 +14,6 @@ use crate::models::{DualModel, TextModel, VisionModel, normalize};
 use crate::sentence::Pooling;
 use crate::text::Tokenizer;
 use crate::towers::TextSpec;
-use crate::Error;
 
 /// What a folder has for texts: the text encoder that it holds, or that of its dual encoder. It
 /// gives the features that [`Encoder`](crate::Encoder) gives.
@@ -51,17 +51,21 @@ impl TextSide {
         match plan.take_spec() {
             Spec::Vision(..) => Err(Error::OneTower { has: "image", wants: "texts" }),
             Spec::Text(spec, projection) => {
-                let tokenizer = tokenizer(&spec)?;
                 let pooling = Some(Pooling::read(dir, &spec)?);
-                let model = plan.load(TextModel::new(&spec, projection, device), &files)?;
-                Ok(TextSide { spec, model, tokenizer, pooling })
+                let blank = TextModel::new(&spec, projection, device);
+                // A tokenizer takes as long as the weights of a small model.
+                let (tokenizer, model) =
+                    rayon::join(|| tokenizer(&spec), || plan.load(blank, &files));
+                Ok(TextSide { tokenizer: tokenizer?, model: model?, spec, pooling })
             }
             Spec::Dual(dual) => {
-                let tokenizer = tokenizer(&dual.text)?;
                 let whole = DualModel::new(&dual, device);
                 plan.check(&whole, &files)?;
                 let DualModel { text, text_projection, .. } = whole;
-                let model = plan.fill(TextModel { text, text_projection }, &files)?;
+                let blank = TextModel { text, text_projection };
+                let (tokenizer, model) =
+                    rayon::join(|| tokenizer(&dual.text), || plan.fill(blank, &files));
+                let (tokenizer, model) = (tokenizer?, model?);
                 Ok(TextSide { spec: dual.text, model, tokenizer, pooling: None })
             }
         }

@@ -176,9 +176,15 @@ impl TensorFiles {
         file.seek(SeekFrom::Start(start)).map_err(Error::io(path))?;
         let count = count.min((entry.len / width) as usize);
         let len = count * width as usize;
+        if entry.dtype == "F32" && cfg!(target_endian = "little") {
+            // As they lie in the file.
+            let mut values = vec![0f32; count];
+            file.read_exact(bytemuck::cast_slice_mut(&mut values)).map_err(Error::io(path))?;
+            return Ok(TensorData::new(values, shape));
+        }
         // In pieces, so that conversion never holds a second copy of a large tensor.
         let mut values = Vec::with_capacity(count);
-        let mut piece = vec![0u8; (1 << 20).min(len)];
+        let mut piece = vec![0u8; (1 << 18).min(len)];
         let mut left = len;
         while left > 0 {
             let take = piece.len().min(left);

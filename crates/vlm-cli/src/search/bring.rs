@@ -1,18 +1,20 @@
 //! Bringing an index up to date.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 use burn::tensor::Device;
 use vlm_contrastive::PictureSide;
-use vlm_contrastive::index::{Index, Lock, Place};
+use vlm_contrastive::index::{Index, Lock, Place, Skipped};
 use vlm_train::{Progress, StopFlag};
 
 use super::Args;
+use super::title::plain;
 use crate::output;
 
-/// Skipped pictures that are named on the terminal.
-const NAMED: usize = 5;
+/// Reasons for skipping pictures that are told on the terminal.
+const TOLD: usize = 5;
 /// How often to look whether another process is done.
 const WAIT: Duration = Duration::from_millis(200);
 
@@ -103,15 +105,22 @@ fn compute(
     Ok(done)
 }
 
-/// Names the first pictures that were passed over.
+/// Tells what was passed over, by reason.
 fn tell_skipped(index: &Index, args: &Args) {
-    let skipped = index.skipped();
-    for skipped in skipped.iter().take(NAMED) {
-        let path = args.images.join(&skipped.name);
-        output::note(&format!("skipped {}: {}", super::title::plain(&path), skipped.reason));
+    let mut reasons: Vec<(String, PathBuf, usize)> = Vec::new();
+    for Skipped { name, reason } in index.skipped() {
+        match reasons.iter_mut().find(|(other, ..)| *other == reason) {
+            Some((.., count)) => *count += 1,
+            None => reasons.push((reason, name, 1)),
+        }
     }
-    if skipped.len() > NAMED {
-        let more = skipped.len() - NAMED;
+    for (reason, name, count) in reasons.iter().take(TOLD) {
+        let path = plain(&args.images.join(name));
+        let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+        output::note(&format!("skipped {path}{more}: {reason}"));
+    }
+    if reasons.len() > TOLD {
+        let more: usize = reasons[TOLD..].iter().map(|(.., count)| count).sum();
         output::note(&format!("skipped {more} more; --json names them"));
     }
 }

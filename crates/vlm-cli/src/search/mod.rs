@@ -22,11 +22,6 @@ use crate::output;
 const FOLDER: &str = ".vlm-search";
 
 /// Arguments of `vlm search`.
-///
-/// The first search looks at every picture below a folder, which takes a while, and keeps what it
-/// saw in an index. Later ones look at new and changed pictures only, and answer at once. (`vlm
-/// retrieve` keeps nothing and writes nothing: it is for a folder that is asked once, or that can't
-/// be written to.)
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("what").args(["query", "like"])))]
 pub struct Args {
@@ -138,9 +133,8 @@ pub fn run(args: &Args, device: &Device) -> Result<ExitCode> {
     let (opened, asked) = std::thread::scope(|scope| {
         let text = args.query.as_ref().map(|text| scope.spawn(|| encode(text, args, device)));
         let opened = Index::open(&place, &args.model).map(|index| (index, since(begin)));
-        let asked = text.map(|thread| {
-            thread.join().unwrap_or_else(|cause| std::panic::resume_unwind(cause))
-        });
+        let asked = text
+            .map(|thread| thread.join().unwrap_or_else(|cause| std::panic::resume_unwind(cause)));
         (opened, asked)
     });
     let (mut index, milliseconds) = opened?;
@@ -223,8 +217,7 @@ fn look_at(
     };
     let model = since(begin);
     let begin = Instant::now();
-    let features =
-        embed_pictures(&side, &[like.to_owned()]).map_err(output::blame(&args.model))?;
+    let features = embed_pictures(&side, &[like.to_owned()]).map_err(output::blame(&args.model))?;
     Ok(Query { features, model, query: since(begin) })
 }
 

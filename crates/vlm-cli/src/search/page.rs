@@ -134,9 +134,9 @@ mod tests {
         let title = Title { heading: "<b>&".into(), below: String::new(), like };
         let html = page(&title, &[found]).unwrap();
         assert!(html.contains("<title>&lt;b&gt;&amp;</title>"), "{html}");
-        assert!(html.contains(
-            "href=\"file:///none/a%22b%3Cscript%3E%27%26%2520%20%C3%A9%23%3F.png\""
-        ));
+        assert!(
+            html.contains("href=\"file:///none/a%22b%3Cscript%3E%27%26%2520%20%C3%A9%23%3F.png\"")
+        );
         assert!(html.contains("a&quot;b&lt;script&gt;&#39;&amp;%20 é#?.png"));
         assert!(!html.contains("<script") && !html.contains("src=\"http"));
     }

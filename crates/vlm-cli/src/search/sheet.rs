@@ -54,11 +54,8 @@ fn draw(title: &Title, found: &[Found]) -> Result<RgbImage> {
     // A little wider than high, as screens are.
     let columns = ((f64::from(count) * 1.4).sqrt().round() as u32).clamp(3.min(count.max(2)), 10);
     let rows = count.div_ceil(columns);
-    let mut sheet = RgbImage::from_pixel(
-        GAP + columns * (WIDTH + GAP),
-        HEAD + rows * (HEIGHT + GAP),
-        PAPER,
-    );
+    let mut sheet =
+        RgbImage::from_pixel(GAP + columns * (WIDTH + GAP), HEAD + rows * (HEIGHT + GAP), PAPER);
     let room = sheet.width() - 2 * GAP;
     let mut pen = Pen { font, sheet: &mut sheet };
     let mut left = GAP;
@@ -77,7 +74,12 @@ fn draw(title: &Title, found: &[Found]) -> Result<RgbImage> {
     let pictures = thumb::all(found, PICTURE);
     for (i, (found, picture)) in found.iter().zip(&pictures).enumerate() {
         let (column, row) = (i as u32 % columns, i as u32 / columns);
-        pen.card(found, picture.as_ref(), GAP + column * (WIDTH + GAP), HEAD + row * (HEIGHT + GAP));
+        pen.card(
+            found,
+            picture.as_ref(),
+            GAP + column * (WIDTH + GAP),
+            HEAD + row * (HEIGHT + GAP),
+        );
     }
     Ok(sheet)
 }

@@ -89,7 +89,8 @@ struct Sum([u64; 2]);
 impl Sum {
     fn add(&mut self, bytes: &[u8]) {
         let mut word = |word: u64| {
-            for (sum, factor) in self.0.iter_mut().zip([0x9E37_79B9_7F4A_7C15, 0xC2B2_AE3D_27D4_EB4F])
+            for (sum, factor) in
+                self.0.iter_mut().zip([0x9E37_79B9_7F4A_7C15, 0xC2B2_AE3D_27D4_EB4F])
             {
                 *sum = (*sum ^ word).wrapping_mul(factor).rotate_left(29);
             }

@@ -185,13 +185,7 @@ impl Index {
         }
     }
 
-    fn take(
-        &mut self,
-        number: u64,
-        list: &List,
-        values: &[f32],
-        places: &HashMap<PathBuf, usize>,
-    ) {
+    fn take(&mut self, number: u64, list: &List, values: &[f32], places: &HashMap<PathBuf, usize>) {
         self.blocks.push(Kept { number, len: list.len() });
         let new = |name: &block::Name, stamp: Stamp| {
             let entry = *places.get(&PathBuf::from(name))?;
@@ -307,7 +301,8 @@ impl Index {
         let features = Tensor::<2>::from_data(features, &query.device());
         let query = update::unit(query)?;
         let products = features.matmul(query.transpose()).into_data();
-        let products = products.try_into_vec::<f32>().map_err(|e| Error::Device(format!("{e:?}")))?;
+        let products =
+            products.try_into_vec::<f32>().map_err(|e| Error::Device(format!("{e:?}")))?;
         let scores: Vec<f32> = rows.iter().map(|(row, _)| products[*row]).collect();
         let best = top_k(&scores, top).into_iter();
         let hit = |i: usize| Hit { name: rows[i].1.found.name.clone(), similarity: scores[i] };

@@ -19,7 +19,7 @@ const BLOCK: usize = 256;
 const PAUSE: Duration = Duration::from_secs(10);
 /// Smaller blocks are joined when there are more than [`MANY`] of them.
 const SMALL: usize = 4096;
-const MANY: usize = 8;
+pub(super) const MANY: usize = 8;
 /// Pictures of a joined block at most.
 const LARGE: usize = 16_384;
 

@@ -12,9 +12,8 @@ pub const ENDINGS: [&str; 14] = [
     "pgm",
 ];
 /// Endings of pictures that are not, so that nobody looks for them in vain.
-const OTHERS: [&str; 13] = [
-    "heic", "heif", "avif", "jxl", "svg", "psd", "dng", "raw", "cr2", "cr3", "nef", "arw", "orf",
-];
+const OTHERS: [&str; 13] =
+    ["heic", "heif", "avif", "jxl", "svg", "psd", "dng", "raw", "cr2", "cr3", "nef", "arw", "orf"];
 
 /// What a file's contents are known by without reading them: its length in bytes, and the time of
 /// its last change in nanoseconds since 1970.
@@ -119,7 +118,12 @@ impl Walker<'_> {
             return Ok(());
         }
         let path = self.root.join(name);
-        let meta = fs::metadata(&path)?;
+        let meta = fs::metadata(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound if link => {
+                std::io::Error::other("is a link that leads nowhere")
+            }
+            _ => error,
+        })?;
         if meta.is_dir() {
             return Ok(());
         }
