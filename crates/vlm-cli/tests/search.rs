@@ -230,7 +230,7 @@ fn damage_and_two_at_once() {
     assert!(text(&done.stderr).contains("damaged"), "{}", text(&done.stderr));
     assert_eq!(hits(&serde_json::from_slice(&done.stdout).unwrap()), wanted);
     fs::remove_dir_all(&index).unwrap();
-    let mut run = || {
+    let run = || {
         let mut vlm = search(&images);
         vlm.args(["--query", "a cat", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
         vlm.spawn().unwrap()
@@ -269,7 +269,7 @@ fn ctrl_c_keeps_what_is_done() {
     let last = said.last().unwrap();
     assert!(last.starts_with("stopped: ") && last.contains("goes on"), "{said:?}");
     let kept: u64 = last.split(' ').nth(1).unwrap().parse().unwrap();
-    assert!(kept >= 32 && kept < 400, "{said:?}");
+    assert!((32..400).contains(&kept), "{said:?}");
     for i in 40..400 {
         fs::remove_file(images.join(format!("{i:03}.png"))).unwrap();
     }

@@ -12,9 +12,9 @@ use vlm_store::{Float, TensorFiles, TensorSpec};
 
 use crate::{Error, Mismatch};
 
-/// Threads that read parameters: most of the time goes into fetching memory from the system, and
-/// each holds a tensor besides the module.
-const READERS: usize = 3;
+/// Threads that read parameters: each holds a tensor besides the module, and more of them wait for
+/// the same memory.
+const READERS: usize = 2;
 /// Values of the parameters that are read side by side.
 const AHEAD: usize = 1 << 24;
 
@@ -82,11 +82,8 @@ impl Named {
 pub type Table<'a> = dyn Fn(&str, usize) -> Named + 'a;
 
 /// Transposes `[rows, cols]` in tiles that fit the cache.
-fn transpose(data: TensorData, rows: usize, cols: usize) -> TensorData {
+fn transpose(source: &[f32], rows: usize, cols: usize) -> TensorData {
     const TILE: usize = 32;
-    // A module on a device of half precision hands out halves.
-    let data = data.convert::<f32>();
-    let Ok(source) = data.as_slice::<f32>() else { unreachable!("converted just above") };
     let mut target = vec![0f32; source.len()];
     for r0 in (0..rows).step_by(TILE) {
         for c0 in (0..cols).step_by(TILE) {
@@ -179,11 +176,11 @@ fn read_all(wanted: &[(Vec<usize>, Named)], files: &TensorFiles) -> Vec<Result<T
     let readers = rayon::current_num_threads().min(READERS).min(wanted.len());
     let next = AtomicUsize::new(0);
     let read = || {
-        let mut found = Vec::new();
+        let (mut found, mut spare) = (Vec::new(), Vec::new());
         loop {
             let place = next.fetch_add(1, Ordering::Relaxed);
             let Some((shape, named)) = wanted.get(place) else { return found };
-            found.push((place, read_one(shape, named, files)));
+            found.push((place, read_one(shape, named, files, &mut spare)));
         }
     };
     let mut found = if readers < 2 {
@@ -202,20 +199,28 @@ fn read_all(wanted: &[(Vec<usize>, Named)], files: &TensorFiles) -> Vec<Result<T
     found.into_iter().map(|(_, data)| data).collect()
 }
 
-/// Reads a parameter of a shape.
-fn read_one(shape: &[usize], named: &Named, files: &TensorFiles) -> Result<TensorData, Error> {
+/// Reads a parameter of a shape; `spare` is memory for what has to be turned.
+fn read_one(
+    shape: &[usize],
+    named: &Named,
+    files: &TensorFiles,
+    spare: &mut Vec<f32>,
+) -> Result<TensorData, Error> {
     let name = stored(&named.name, files);
-    let data = match named.part {
-        None => files.read(&name)?,
+    let mut values = Vec::new();
+    let turns = named.layout.turns();
+    let target = if turns { &mut *spare } else { &mut values };
+    match named.part {
+        None => files.read_into(&name, target)?,
         Some((index, _)) => {
             let rows = named.layout.file_shape(shape)[0];
-            files.read_rows(&name, index * rows, rows)?
+            files.read_rows_into(&name, index * rows, rows, target)?;
         }
-    };
-    Ok(if named.layout.turns() {
-        transpose(data, shape[1], shape[0])
+    }
+    Ok(if turns {
+        transpose(spare, shape[1], shape[0])
     } else {
-        TensorData::from_bytes(data.into_bytes(), shape.to_vec(), burn::tensor::DType::F32)
+        TensorData::new(values, shape.to_vec())
     })
 }
 
@@ -300,7 +305,13 @@ fn plan<'a, M: Module>(
             .map(|(path, named)| {
                 let data = params::read_one(module, path);
                 let shape = data.shape().to_vec();
-                if named.layout.turns() { transpose(data, shape[0], shape[1]) } else { data }
+                if !named.layout.turns() {
+                    return data;
+                }
+                // A module on a device of half precision hands out halves.
+                let data = data.convert::<f32>();
+                let Ok(source) = data.as_slice::<f32>() else { unreachable!("converted above") };
+                transpose(source, shape[0], shape[1])
             })
             .collect();
         if parts.len() == 1 {
