@@ -197,7 +197,8 @@ fn damage_costs_its_block_only() {
         ]
     );
     let path = |name: &str| set.place().index.join(name);
-    let damages: [(&str, fn(&mut Vec<u8>)); 5] = [
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 5] = [
         ("block-000001.safetensors", |bytes| bytes.truncate(bytes.len() - 1)),
         ("block-000001.safetensors", |bytes| bytes.clear()),
         ("block-000001.safetensors", |bytes| {
