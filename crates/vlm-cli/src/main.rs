@@ -10,6 +10,7 @@ mod output;
 mod panics;
 mod report;
 mod retrieve;
+mod search;
 mod train;
 mod zero_shot;
 
@@ -21,7 +22,8 @@ use clap::{Parser, Subcommand};
 /// Train, adapt and run vision-language models without Python.
 ///
 /// Results go to stdout, everything else to stderr. Exit status: 0 for success, 1 for a
-/// failure, 2 for wrong usage, 130 for a training run that Ctrl-C stopped (it can be resumed).
+/// failure, 2 for wrong usage, 130 for a training run or an index that Ctrl-C stopped (it can be
+/// gone on with).
 #[derive(Parser)]
 #[command(name = "vlm", version, max_term_width = 100)]
 struct Cli {
@@ -43,8 +45,17 @@ enum Command {
     Eval(eval::Args),
     /// Print or save the features of pictures or texts.
     Embed(embed::Args),
-    /// Find the pictures of a folder that fit a text.
+    /// Find the pictures of a folder that fit a text, once and without an index.
+    ///
+    /// Looks at every picture each time and writes nothing. For a folder that is searched more
+    /// than once, `vlm search` keeps an index.
     Retrieve(retrieve::Args),
+    /// Find pictures by text or by picture in an index of a folder, made on first use.
+    ///
+    /// The first search looks at every picture below a folder, which takes a while, and keeps what
+    /// it saw in an index. Later ones look at new and changed pictures only, and answer at once.
+    /// `vlm retrieve` keeps nothing and writes nothing: it is for a folder that is asked once.
+    Search(search::Args),
     /// Show what is in a model folder, or what a configuration makes the model see.
     Inspect(inspect::Args),
 }
@@ -64,6 +75,7 @@ fn main() -> ExitCode {
             Command::Eval(args) => eval::run(&args, &opened).map(done),
             Command::Embed(args) => embed::run(&args, &opened).map(done),
             Command::Retrieve(args) => retrieve::run(&args, &opened).map(done),
+            Command::Search(args) => search::run(&args, &opened),
             Command::Inspect(args) => inspect::run(&args, &opened).map(done),
         }
     });

@@ -1,10 +1,11 @@
 //! `vlm retrieve`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use serde::Serialize;
+use vlm_contrastive::index::{ENDINGS, walk};
 use vlm_contrastive::{Dual, embed_pictures, embed_texts, zero_shot::top_k};
 
 use crate::output;
@@ -41,37 +42,14 @@ struct Hit {
     similarity: f32,
 }
 
-const EXTENSIONS: [&str; 9] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm"];
-
-/// The pictures below a folder, in a fixed order.
-fn pictures(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = std::fs::read_dir(dir)
-        .with_context(|| format!("{}: cannot read the folder", dir.display()))?;
-    let mut paths = Vec::new();
-    for entry in entries {
-        paths.push(entry.with_context(|| dir.display().to_string())?.path());
-    }
-    paths.sort();
-    for path in paths {
-        // A link to a folder could lead in a circle.
-        if path.is_dir() && !path.is_symlink() {
-            pictures(&path, found)?;
-        } else {
-            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-            if EXTENSIONS.contains(&extension.to_ascii_lowercase().as_str()) {
-                found.push(path);
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Ranks the pictures by their similarity to the query.
 pub fn run(args: &Args, device: &Device) -> Result<()> {
-    let mut paths = Vec::new();
-    pictures(&args.images, &mut paths)?;
+    let found = walk(&args.images)
+        .with_context(|| format!("{}: cannot read the folder", args.images.display()))?;
+    let paths: Vec<PathBuf> =
+        found.pictures.into_iter().map(|picture| args.images.join(picture.name)).collect();
     if paths.is_empty() {
-        let (dir, endings) = (args.images.display(), EXTENSIONS.join(", "));
+        let (dir, endings) = (args.images.display(), ENDINGS.join(", "));
         bail!("{dir}: no pictures below it; give a folder that holds some ({endings})");
     }
     let clip = Dual::open(&args.model, device)?;

@@ -91,4 +91,30 @@ pub enum Error {
     /// No picture to embed.
     #[error("no pictures; give at least one")]
     NoPictures,
+    /// An index cannot be kept where it should be.
+    #[error("{}: cannot keep an index there ({source}); give a folder that can be written to with --index", path.display())]
+    IndexPlace {
+        /// The folder of the index.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An index of other pictures.
+    #[error("{}: is the index of the pictures in {}; give another folder with --index", index.display(), pictures.display())]
+    OtherPictures {
+        /// The folder of the index.
+        index: PathBuf,
+        /// The folder of its pictures.
+        pictures: PathBuf,
+    },
+    /// A query that is no feature of the model of an index.
+    #[error(
+        "the index has features of {index} values and the query {query}; query it with the model that made it"
+    )]
+    Width {
+        /// Values of a feature in the index.
+        index: usize,
+        /// Values of the query.
+        query: usize,
+    },
 }

@@ -19,12 +19,14 @@ mod error;
 mod evaluate;
 #[cfg(feature = "train")]
 mod grad_cache;
+pub mod index;
 pub mod joined;
 pub mod loss;
 mod model;
 pub mod retrieval;
 #[cfg(feature = "train")]
 mod sample;
+mod sides;
 #[cfg(feature = "train")]
 mod task;
 pub mod templates;
@@ -39,6 +41,7 @@ pub use loss::Loss;
 pub use model::DualEncoder;
 #[cfg(feature = "train")]
 pub use sample::{CaptionChoice, SampleConfig};
+pub use sides::{PictureSide, TextSide};
 #[cfg(feature = "train")]
 pub use task::{BatchConfig, ContrastiveTask, retrieval_metrics};
 pub use templates::Templates;

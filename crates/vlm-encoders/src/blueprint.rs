@@ -138,11 +138,29 @@ impl<S> Blueprint<S> {
     /// # Errors
     /// If a tensor is missing, surplus or misshapen (all are listed), or the file fails.
     pub fn load<M: Module>(&self, module: M, files: &TensorFiles) -> Result<M, Error> {
+        self.check(&module, files)?;
+        self.fill(module, files)
+    }
+
+    /// Whether the files hold the tensors of a module and no others.
+    ///
+    /// # Errors
+    /// If a tensor is missing, surplus or misshapen; all are listed.
+    pub(crate) fn check<M: Module>(&self, module: &M, files: &TensorFiles) -> Result<(), Error> {
         let spare = |name: &str| {
             self.carried.iter().any(|(carried, _)| carried == name)
                 || self.surplus.iter().any(|end| name.ends_with(end))
         };
-        checkpoint::load(module, files, &|path, rank| self.named(path, rank), &spare)
+        checkpoint::check(module, files, &|path, rank| self.named(path, rank), &spare)
+    }
+
+    /// Loads a part of a module whose whole was [checked](Self::check); its paths are those in the
+    /// whole.
+    ///
+    /// # Errors
+    /// If the file fails.
+    pub(crate) fn fill<M: Module>(&self, part: M, files: &TensorFiles) -> Result<M, Error> {
+        checkpoint::fill(part, files, &|path, rank| self.named(path, rank))
     }
 
     /// Writes configuration and tensors, so that the reference opens them.

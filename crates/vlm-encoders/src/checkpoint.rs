@@ -1,7 +1,9 @@
 //! Moving tensors between a module and a file whose names and layouts are Hugging Face's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::module::Module;
 use burn::tensor::TensorData;
@@ -9,6 +11,12 @@ use vlm_nn::params;
 use vlm_store::{Float, TensorFiles, TensorSpec};
 
 use crate::{Error, Mismatch};
+
+/// Threads that read parameters: each holds a tensor besides the module, and more of them wait for
+/// the same memory.
+const READERS: usize = 2;
+/// Values of the parameters that are read side by side.
+const AHEAD: usize = 1 << 24;
 
 /// How a parameter lies in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,11 +82,8 @@ impl Named {
 pub type Table<'a> = dyn Fn(&str, usize) -> Named + 'a;
 
 /// Transposes `[rows, cols]` in tiles that fit the cache.
-fn transpose(data: TensorData, rows: usize, cols: usize) -> TensorData {
+fn transpose(source: &[f32], rows: usize, cols: usize) -> TensorData {
     const TILE: usize = 32;
-    // A module on a device of half precision hands out halves.
-    let data = data.convert::<f32>();
-    let Ok(source) = data.as_slice::<f32>() else { unreachable!("converted just above") };
     let mut target = vec![0f32; source.len()];
     for r0 in (0..rows).step_by(TILE) {
         for c0 in (0..cols).step_by(TILE) {
@@ -92,23 +97,20 @@ fn transpose(data: TensorData, rows: usize, cols: usize) -> TensorData {
     TensorData::new(target, [cols, rows])
 }
 
-/// Loads every parameter of `module` from `files`; `table` says where each lies.
-///
-/// Every tensor of the file must be wanted, except those that `spare` knows. One tensor at a
-/// time is held besides the module itself.
+/// Whether `files` have every parameter of `module`; `table` says where each lies. Every tensor
+/// of the file must be wanted, except those that `spare` knows.
 ///
 /// # Errors
-/// [`Error::Tensors`] lists all that is missing, surplus or misshapen; [`Error::Store`] if
-/// the file fails.
-pub fn load<M: Module>(
-    module: M,
+/// [`Error::Tensors`] lists all that is missing, surplus or misshapen.
+pub fn check<M: Module>(
+    module: &M,
     files: &TensorFiles,
     table: &Table<'_>,
     spare: &dyn Fn(&str) -> bool,
-) -> Result<M, Error> {
+) -> Result<(), Error> {
     let mut mismatch = Mismatch::default();
     let mut wanted = BTreeSet::new();
-    for param in params::list(&module) {
+    for param in params::list(module) {
         let named = table(&param.path, param.shape.len());
         let shape = named.file_shape(&param.shape);
         let name = stored(&named.name, files);
@@ -127,25 +129,98 @@ pub fn load<M: Module>(
         .filter(|name| !wanted.contains(*name) && !spare(name))
         .map(str::to_owned)
         .collect();
-    if !mismatch.is_empty() {
-        return Err(Error::Tensors { path: files.path().to_owned(), mismatch });
+    if mismatch.is_empty() {
+        return Ok(());
     }
-    params::replace(module, &mut |path, shape| {
-        let named = table(path, shape.len());
-        let name = stored(&named.name, files);
-        let data = match named.part {
-            None => files.read(&name)?,
-            Some((index, _)) => {
-                let rows = named.layout.file_shape(shape)[0];
-                files.read_rows(&name, index * rows, rows)?
+    Err(Error::Tensors { path: files.path().to_owned(), mismatch })
+}
+
+/// Loads every parameter of `module` from `files` that were [checked](check). A few tensors at a
+/// time are held besides the module itself.
+///
+/// # Errors
+/// [`Error::Store`] if the file fails.
+pub fn fill<M: Module>(module: M, files: &TensorFiles, table: &Table<'_>) -> Result<M, Error> {
+    // The module takes parameters in the order of the list.
+    let wanted: Vec<(Vec<usize>, Named)> = params::list(&module)
+        .into_iter()
+        .map(|param| {
+            let named = table(&param.path, param.shape.len());
+            (param.shape, named)
+        })
+        .collect();
+    let mut rest = wanted.as_slice();
+    let mut ready = VecDeque::new();
+    params::replace(module, &mut |_, _| {
+        if ready.is_empty() {
+            let (now, later) = rest.split_at(together(rest));
+            ready = read_all(now, files).into();
+            rest = later;
+        }
+        ready.pop_front().transpose()
+    })
+}
+
+/// How many of the next parameters are read side by side.
+fn together(wanted: &[(Vec<usize>, Named)]) -> usize {
+    let mut values = 0;
+    let fitting = wanted.iter().take_while(|(shape, _)| {
+        values += shape.iter().product::<usize>();
+        values <= AHEAD
+    });
+    fitting.count().max(1).min(wanted.len())
+}
+
+/// Reads parameters, in order.
+fn read_all(wanted: &[(Vec<usize>, Named)], files: &TensorFiles) -> Vec<Result<TensorData, Error>> {
+    let readers = rayon::current_num_threads().min(READERS).min(wanted.len());
+    let next = AtomicUsize::new(0);
+    let read = || {
+        let (mut found, mut spare) = (Vec::new(), Vec::new());
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some((shape, named)) = wanted.get(place) else { return found };
+            found.push((place, read_one(shape, named, files, &mut spare)));
+        }
+    };
+    let mut found = if readers < 2 {
+        read()
+    } else {
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..readers).map(|_| scope.spawn(read)).collect();
+            let mut found = read();
+            for other in others {
+                found.extend(other.join().unwrap_or_else(|cause| resume_unwind(cause)));
             }
-        };
-        let data = if named.layout.turns() {
-            transpose(data, shape[1], shape[0])
-        } else {
-            TensorData::from_bytes(data.into_bytes(), shape.to_vec(), burn::tensor::DType::F32)
-        };
-        Ok(Some(data))
+            found
+        })
+    };
+    found.sort_by_key(|(place, _)| *place);
+    found.into_iter().map(|(_, data)| data).collect()
+}
+
+/// Reads a parameter of a shape; `spare` is memory for what has to be turned.
+fn read_one(
+    shape: &[usize],
+    named: &Named,
+    files: &TensorFiles,
+    spare: &mut Vec<f32>,
+) -> Result<TensorData, Error> {
+    let name = stored(&named.name, files);
+    let mut values = Vec::new();
+    let turns = named.layout.turns();
+    let target = if turns { &mut *spare } else { &mut values };
+    match named.part {
+        None => files.read_into(&name, target)?,
+        Some((index, _)) => {
+            let rows = named.layout.file_shape(shape)[0];
+            files.read_rows_into(&name, index * rows, rows, target)?;
+        }
+    }
+    Ok(if turns {
+        transpose(spare, shape[1], shape[0])
+    } else {
+        TensorData::new(values, shape.to_vec())
     })
 }
 
@@ -230,7 +305,13 @@ fn plan<'a, M: Module>(
             .map(|(path, named)| {
                 let data = params::read_one(module, path);
                 let shape = data.shape().to_vec();
-                if named.layout.turns() { transpose(data, shape[0], shape[1]) } else { data }
+                if !named.layout.turns() {
+                    return data;
+                }
+                // A module on a device of half precision hands out halves.
+                let data = data.convert::<f32>();
+                let Ok(source) = data.as_slice::<f32>() else { unreachable!("converted above") };
+                transpose(source, shape[0], shape[1])
             })
             .collect();
         if parts.len() == 1 {

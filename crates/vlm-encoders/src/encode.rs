@@ -44,7 +44,7 @@ pub struct TextStates {
     pub states: States,
 }
 
-fn text_states(
+pub(crate) fn text_states(
     tower: &TextTower,
     spec: &TextSpec,
     batch: Batch,
@@ -65,7 +65,7 @@ fn text_states(
     TextStates { batch, states }
 }
 
-fn image_states(
+pub(crate) fn image_states(
     tower: &VisionTower,
     images: &ImageProcessor,
     pictures: &[Pixels],
@@ -125,7 +125,7 @@ impl PictureEncoder for VisionFolder {
 }
 
 /// Runs neighbours of one size together.
-fn by_size(
+pub(crate) fn by_size(
     pictures: &[Pixels],
     encode: &dyn Fn(&[Pixels]) -> Result<Tensor<2>, Error>,
 ) -> Result<Tensor<2>, Error> {

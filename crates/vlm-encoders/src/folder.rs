@@ -161,7 +161,7 @@ impl Encoder {
 }
 
 /// Whether pictures come out of the processor as the tower wants them.
-fn check_images(spec: &VisionSpec, images: &ImageProcessor) -> Result<(), String> {
+pub(crate) fn check_images(spec: &VisionSpec, images: &ImageProcessor) -> Result<(), String> {
     if spec.channels != 3 {
         return Err(format!(
             "num_channels is {}, but preprocessor_config.json makes pictures of 3 channels",
@@ -190,7 +190,7 @@ fn check_images(spec: &VisionSpec, images: &ImageProcessor) -> Result<(), String
 }
 
 /// Whether every token has a row.
-fn check_tokens(spec: &TextSpec, tokenizer: &Tokenizer) -> Result<(), String> {
+pub(crate) fn check_tokens(spec: &TextSpec, tokenizer: &Tokenizer) -> Result<(), String> {
     if tokenizer.vocab_size() > spec.vocabulary {
         return Err(format!(
             "vocab_size is {}, but tokenizer.json has {} tokens",

@@ -24,6 +24,7 @@ mod folder;
 pub mod image;
 mod models;
 mod sentence;
+mod side;
 pub mod text;
 mod towers;
 
@@ -39,6 +40,7 @@ pub use folder::{
 };
 pub use models::{DualModel, TextModel, VisionModel};
 pub use sentence::Pooling;
+pub use side::{PictureSide, TextSide};
 pub use towers::{
     HeadSpec, Patches, Places, PostNorm, States, TextPool, TextSpec, TextTower, VisionPool,
     VisionSpec, VisionTower, padding_mask,

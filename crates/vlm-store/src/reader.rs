@@ -126,7 +126,9 @@ impl TensorFiles {
     /// If there is no such tensor, it is not a float of 16 or 32 bits, or the file fails.
     pub fn read(&self, name: &str) -> Result<TensorData, Error> {
         let shape = self.shape(name).unwrap_or_default().to_vec();
-        self.read_values(name, shape, 0, usize::MAX)
+        let mut values = Vec::new();
+        self.read_values(name, 0, usize::MAX, &mut values)?;
+        Ok(TensorData::new(values, shape))
     }
 
     /// Reads `rows` rows of a tensor from row `first` on, as f32: what lies there along its first
@@ -136,26 +138,52 @@ impl TensorFiles {
     /// As [`read`](Self::read), and if there are not so many rows.
     pub fn read_rows(&self, name: &str, first: usize, rows: usize) -> Result<TensorData, Error> {
         let mut shape = self.shape(name).unwrap_or_default().to_vec();
-        let inner: usize = shape.iter().skip(1).product();
-        match shape.first_mut() {
-            Some(all) if first.checked_add(rows).is_some_and(|end| end <= *all) => *all = rows,
-            _ => {
-                let reason =
-                    format!("`{name}` has no rows {first} to {}", first.saturating_add(rows));
-                return Err(Error::damaged(&self.root, reason));
-            }
+        if let Some(all) = shape.first_mut() {
+            *all = rows;
         }
-        self.read_values(name, shape, first * inner, rows * inner)
+        let mut values = Vec::new();
+        self.read_rows_into(name, first, rows, &mut values)?;
+        Ok(TensorData::new(values, shape))
     }
 
-    /// At most `count` values from value `first` on, which have that shape.
+    /// Reads a tensor's values into memory that is there already: for whoever looks at many tensors
+    /// one after the other, and would wait for the system to hand out memory for each.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_into(&self, name: &str, values: &mut Vec<f32>) -> Result<(), Error> {
+        self.read_values(name, 0, usize::MAX, values)
+    }
+
+    /// [`read_rows`](Self::read_rows) into memory that is there already.
+    ///
+    /// # Errors
+    /// As [`read_rows`](Self::read_rows).
+    pub fn read_rows_into(
+        &self,
+        name: &str,
+        first: usize,
+        rows: usize,
+        values: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        let shape = self.shape(name).unwrap_or_default();
+        let inner: usize = shape.iter().skip(1).product();
+        let end = first.saturating_add(rows);
+        if shape.first().is_none_or(|all| end > *all) {
+            let reason = format!("`{name}` has no rows {first} to {end}");
+            return Err(Error::damaged(&self.root, reason));
+        }
+        self.read_values(name, first * inner, rows * inner, values)
+    }
+
+    /// At most `count` values from value `first` on, in place of what `values` holds.
     fn read_values(
         &self,
         name: &str,
-        shape: Vec<usize>,
         first: usize,
         count: usize,
-    ) -> Result<TensorData, Error> {
+        values: &mut Vec<f32>,
+    ) -> Result<(), Error> {
         let Some((file, entry)) = self.entries.get(name) else {
             return Err(Error::Absent { path: self.root.clone(), name: name.into() });
         };
@@ -176,18 +204,27 @@ impl TensorFiles {
         file.seek(SeekFrom::Start(start)).map_err(Error::io(path))?;
         let count = count.min((entry.len / width) as usize);
         let len = count * width as usize;
+        if entry.dtype == "F32" && cfg!(target_endian = "little") {
+            // As they lie in the file. New memory comes as zeros from the system.
+            if values.capacity() < count {
+                *values = vec![0.0; count];
+            }
+            values.resize(count, 0.0);
+            return file.read_exact(bytemuck::cast_slice_mut(values)).map_err(Error::io(path));
+        }
         // In pieces, so that conversion never holds a second copy of a large tensor.
-        let mut values = Vec::with_capacity(count);
-        let mut piece = vec![0u8; (1 << 20).min(len)];
+        values.clear();
+        values.reserve_exact(count);
+        let mut piece = vec![0u8; (1 << 18).min(len)];
         let mut left = len;
         while left > 0 {
             let take = piece.len().min(left);
             let bytes = &mut piece[..take];
             file.read_exact(bytes).map_err(Error::io(path))?;
-            append(&mut values, bytes, &entry.dtype);
+            append(values, bytes, &entry.dtype);
             left -= take;
         }
-        Ok(TensorData::new(values, shape))
+        Ok(())
     }
 }
 

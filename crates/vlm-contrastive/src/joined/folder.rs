@@ -20,12 +20,12 @@ use crate::zero_shot;
 /// What `config.json` calls it.
 const KIND: &str = "vlm_joined_dual_encoder";
 /// White, which pictures are laid on.
-const WHITE: [u8; 3] = [255; 3];
+pub(crate) const WHITE: [u8; 3] = [255; 3];
 
 /// `config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Config {
+pub(crate) struct Config {
     pub model_type: String,
     pub image: ImageReading,
     pub letterbox: bool,
@@ -142,7 +142,7 @@ impl JoinedFolder {
 }
 
 /// An image encoder, or the one of a dual encoder.
-pub(super) fn open_vision(dir: &Path, device: &Device) -> Result<VisionFolder, Error> {
+pub(crate) fn open_vision(dir: &Path, device: &Device) -> Result<VisionFolder, Error> {
     match Encoder::open(dir, device)? {
         Encoder::Vision(folder) => Ok(folder),
         Encoder::Text(_) | Encoder::Dual(_) => Err(Error::Config {
@@ -153,7 +153,7 @@ pub(super) fn open_vision(dir: &Path, device: &Device) -> Result<VisionFolder, E
 }
 
 /// A text encoder.
-pub(super) fn open_text(dir: &Path, device: &Device) -> Result<TextFolder, Error> {
+pub(crate) fn open_text(dir: &Path, device: &Device) -> Result<TextFolder, Error> {
     match Encoder::open(dir, device)? {
         Encoder::Text(folder) => Ok(folder),
         Encoder::Vision(_) | Encoder::Dual(_) => Err(Error::Config {
@@ -175,7 +175,7 @@ impl PictureEncoder for JoinedFolder {
 }
 
 /// What a reading makes of pictures, `[pictures, width]`.
-pub(super) fn image_vectors(
+pub(crate) fn image_vectors(
     vision: &VisionFolder,
     reading: ImageReading,
     pictures: &[Pixels],

@@ -7,7 +7,7 @@
 #[cfg(feature = "train")]
 mod cache;
 mod config;
-mod folder;
+pub(crate) mod folder;
 mod head;
 mod model;
 #[cfg(feature = "train")]

@@ -12,7 +12,7 @@
 //! reaches the process's panic hook.
 
 use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::{BufReader, Cursor, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -45,6 +45,26 @@ pub fn load(path: &Path) -> Result<RgbImage, ImageError> {
 /// As [`load`].
 pub fn load_rgba(path: &Path) -> Result<RgbaImage, ImageError> {
     load_rgba_bytes(&read(path)?, &path.display().to_string())
+}
+
+/// Width and height that a file declares, as they are stored, without decoding it.
+///
+/// # Errors
+/// [`ImageError`]: the file is missing or not a picture.
+pub fn size(path: &Path) -> Result<(u32, u32), ImageError> {
+    let name = || path.display().to_string();
+    let io = |source| ImageError::Io { name: name(), source };
+    // As in `read`.
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
+        return Err(ImageError::NotAFile { name: name(), kind: "a folder, pipe or device" });
+    }
+    let looked = catch_unwind(AssertUnwindSafe(|| {
+        let file = BufReader::new(File::open(path)?);
+        let mut reader = ImageReader::new(file).with_guessed_format()?;
+        reader.no_limits();
+        reader.into_dimensions().map_err(std::io::Error::other)
+    }));
+    looked.unwrap_or_else(|_| Err(std::io::Error::other("the decoder panicked"))).map_err(io)
 }
 
 /// [`load`] from memory; `name` stands for the file in messages.

@@ -22,7 +22,7 @@ mod processor;
 mod resample;
 mod save;
 
-pub use decode::{MAX_EDGE, MAX_PIXELS, load, load_bytes, load_rgba, load_rgba_bytes};
+pub use decode::{MAX_EDGE, MAX_PIXELS, load, load_bytes, load_rgba, load_rgba_bytes, size};
 pub use error::ImageError;
 pub use filter::Filter;
 pub use kind::Kind;
