@@ -4,6 +4,7 @@ mod config;
 mod device;
 mod embed;
 mod eval;
+mod import;
 mod inspect;
 mod labels;
 mod output;
@@ -45,6 +46,8 @@ enum Command {
     Embed(embed::Args),
     /// Find the pictures of a folder that fit a text.
     Retrieve(retrieve::Args),
+    /// Turn a GGUF or ONNX file into a model folder.
+    Import(import::Args),
     /// Show what is in a model folder, or what a configuration makes the model see.
     Inspect(inspect::Args),
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
             Command::Eval(args) => eval::run(&args, &opened).map(done),
             Command::Embed(args) => embed::run(&args, &opened).map(done),
             Command::Retrieve(args) => retrieve::run(&args, &opened).map(done),
+            Command::Import(args) => import::run(&args).map(done),
             Command::Inspect(args) => inspect::run(&args, &opened).map(done),
         }
     });
