@@ -119,6 +119,8 @@ def write(name, arch, cls, config, kinds, pre="smollm", keys=None, head_dim=None
     if template:
         w.add_chat_template(template)
     config.vocab_size = count
+    # The fused attention leaves out the cap on scores.
+    config._attn_implementation = "eager"
     torch.manual_seed(len(name))
     model = cls(config).eval()
     with torch.no_grad():

@@ -8,7 +8,7 @@ use burn::tensor::TensorData;
 use serde_json::Value;
 use vlm_store::TensorSpec;
 
-use crate::error::{Error, Fault, unsupported};
+use crate::error::{Error, Fault, damaged, unsupported};
 use crate::gguf::Kind;
 use crate::input::Input;
 use crate::{gguf, onnx};
@@ -39,6 +39,10 @@ pub(crate) struct Stretch {
     pub kind: Kind,
     pub count: usize,
 }
+
+/// How many times larger than the file its tensors may become. Four bits become 32 at most; but an
+/// exporter keeps one of several tensors that are the same, and a file may say so of any.
+const MAX_GROWTH: u64 = 16;
 
 /// What is done to values on the way.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -108,7 +112,15 @@ impl<R: Read + Seek> Plan<R> {
                 ),
             }
         };
-        attempt().map_err(|fault: Fault| fault.at(path))
+        let sound = |plan: Plan<R>| {
+            let bytes =
+                plan.tensors.values().map(|planned| 4 * planned.count() as u64).sum::<u64>();
+            if bytes > MAX_GROWTH * plan.input.len() {
+                return damaged(format!("its tensors would become {bytes} bytes"));
+            }
+            Ok(plan)
+        };
+        attempt().and_then(sound).map_err(|fault: Fault| fault.at(path))
     }
 
     /// Names and shapes of the folder's tensors.

@@ -72,3 +72,43 @@ pub(crate) fn plan<R: Read + Seek>(mut input: Input<R>) -> Result<Plan<R>, Fault
         tensors: planned,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+    use std::path::Path;
+
+    use vlm_store::TensorFiles;
+
+    use super::*;
+    use crate::plan::{Change, Planned};
+
+    /// Each type against gguf's own decoder (xtask/golden/gguf_files.py).
+    #[test]
+    fn blocks_are_decoded_to_the_bit() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/gguf_files");
+        let bytes = std::fs::read(dir.join("blocks.gguf")).unwrap();
+        let mut input = Input::new(Cursor::new(bytes)).unwrap();
+        input.skip(8).unwrap();
+        let [tensors, pairs] = [(); 2].map(|()| u64::from_le_bytes(input.array().unwrap()));
+        metadata::read(&mut input, pairs).unwrap();
+        let stored = table::read(&mut input, tensors, 32).unwrap();
+        assert_eq!(stored.len(), 11);
+        let plain = |(name, stored): (String, table::Stored)| {
+            let change = Change::Nothing;
+            (name, Planned { shape: stored.shape, from: vec![stored.stretch], change })
+        };
+        let mut plan = Plan {
+            input,
+            format: Format::Gguf,
+            architecture: String::new(),
+            files: Vec::new(),
+            left_out: Vec::new(),
+            tensors: stored.into_iter().map(plain).collect(),
+        };
+        let expected = TensorFiles::open_file(&dir.join("blocks.safetensors")).unwrap();
+        for name in expected.names() {
+            assert_eq!(plan.values(name).unwrap(), expected.read(name).unwrap(), "{name}");
+        }
+    }
+}

@@ -7,6 +7,8 @@ use crate::error::{Fault, quoted, unsupported};
 
 /// Signs of the longest piece: runs of spaces or letters have 48 at most.
 const MAX_SIGNS: usize = 256;
+/// Ways to make a piece, on average; Llama 2 and Gemma have two.
+const MAX_WAYS: usize = 16;
 
 /// Every way to put a piece together from two others, best piece first; among ways that are as
 /// good, a longer left part first, as transformers' converter has them.
@@ -28,6 +30,11 @@ pub(super) fn merges(tokens: &[String], scores: &[f64]) -> Result<Vec<(String, S
             if let (Some(left), Some(right)) = (ids.get(left), ids.get(right)) {
                 found.push((id, left_signs, signs - left_signs, *left, *right));
             }
+        }
+        if found.len() > MAX_WAYS * tokens.len() + 1024 {
+            return unsupported(format!(
+                "its tokens are made of each other in more than {MAX_WAYS} ways each"
+            ));
         }
         found[first..].sort_by_key(|(.., left, right)| (*left, *right));
     }

@@ -87,7 +87,8 @@ fn nameless<'g>(graph: &'g Graph, prefix: &str) -> HashMap<String, &'g str> {
         let Some(product) = node.outputs.first().filter(|_| graph.tensor(weight).is_some()) else {
             continue;
         };
-        for sum in graph.users(product).filter(|user| user.op == "Add") {
+        // With two inputs each, so that the search is no longer than the graph.
+        for sum in graph.users(product).filter(|user| user.op == "Add" && user.inputs.len() == 2) {
             for bias in sum.inputs.iter().filter(|input| *input != product) {
                 let name = bias.strip_prefix(prefix).and_then(|n| n.strip_suffix(".bias"));
                 if let (Some(name), Some(_)) = (name, graph.tensor(bias)) {
@@ -305,7 +306,8 @@ impl<'g> Dino<'g> {
                 let divided = node.inputs.iter().find(|input| **input != weight)?;
                 let root = graph.maker(graph.maker(divided)?.inputs.get(1)?)?;
                 let sum = graph.maker(root.inputs.first()?)?;
-                (root.op == "Sqrt" && sum.op == "Add").then_some(())?;
+                let sums = root.op == "Sqrt" && sum.op == "Add" && sum.inputs.len() == 2;
+                sums.then_some(())?;
                 sum.inputs.iter().find_map(|input| graph.constant(input)?.float)
             }
             _ => None,
@@ -374,8 +376,8 @@ impl<'g> Dino<'g> {
 /// The tensor that a value is a resized view of.
 fn resized<'g>(graph: &'g Graph, value: &'g str) -> Option<&'g str> {
     let mut value = value;
-    let mut seen = HashSet::new();
-    while seen.insert(value) {
+    // The exporter has seven steps; a graph may also be a circle.
+    for _ in 0..32 {
         if graph.tensor(value).is_some() {
             return Some(value);
         }

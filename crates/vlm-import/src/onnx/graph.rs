@@ -1,6 +1,6 @@
 //! The parts of a graph that are looked at.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::{Read, Seek};
 
 use super::wire::{Value, message, whole};
@@ -100,6 +100,8 @@ impl Node {
 pub(super) struct Graph {
     pub nodes: Vec<Node>,
     tensors: HashMap<String, Tensor>,
+    /// Names of tensors that are the same as another, which is the one that was kept.
+    same: HashMap<String, String>,
     /// The node that makes a value.
     makers: HashMap<String, usize>,
     /// The nodes that a value goes into.
@@ -109,25 +111,13 @@ pub(super) struct Graph {
 impl Graph {
     /// The tensor of a name; where the exporter kept one of several that are the same, that one.
     pub(super) fn tensor(&self, name: &str) -> Option<&Tensor> {
-        let mut name = name;
-        let mut seen = HashSet::new();
-        while seen.insert(name) {
-            if let Some(tensor) = self.tensors.get(name) {
-                return Some(tensor);
-            }
-            name = self.maker(name).filter(|node| node.op == "Identity")?.inputs.first()?;
-        }
-        None
+        let kept = self.same.get(name).map_or(name, String::as_str);
+        self.tensors.get(kept)
     }
 
     /// All names of tensors, those of the same ones included.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        let same = self.nodes.iter().filter(|node| node.op == "Identity");
-        let same = same.filter_map(|node| node.outputs.first().map(String::as_str));
-        self.tensors
-            .keys()
-            .map(String::as_str)
-            .chain(same.filter(|name| self.tensor(name).is_some()))
+        self.tensors.keys().chain(self.same.keys()).map(String::as_str)
     }
 
     pub(super) fn maker(&self, value: &str) -> Option<&Node> {
@@ -182,7 +172,17 @@ pub(super) fn read<R: Read + Seek>(input: &mut Input<R>) -> Result<Graph, Fault>
             }
         }
         for value in &node.inputs {
-            graph.users.entry(value.clone()).or_default().push(nth);
+            let users = graph.users.entry(value.clone()).or_default();
+            if users.last() != Some(&nth) {
+                users.push(nth);
+            }
+        }
+        // Nodes come after what they need, so one pass follows all chains.
+        if let ("Identity", [from], [to]) = (&node.op[..], &node.inputs[..], &node.outputs[..]) {
+            let kept = graph.same.get(from).unwrap_or(from).clone();
+            if graph.tensors.contains_key(&kept) {
+                graph.same.insert(to.clone(), kept);
+            }
         }
     }
     Ok(graph)
