@@ -271,7 +271,7 @@ fn query_scalar(shape: &Shape) -> usize {
 fn windows(family: Family, layers: usize) -> Vec<&'static str> {
     let every = if family == Family::Gemma2 { 2 } else { 6 };
     let kind = |layer: usize| {
-        if layer % every == 0 { "full_attention" } else { "sliding_attention" }
+        if layer.is_multiple_of(every) { "full_attention" } else { "sliding_attention" }
     };
     (1..=layers).map(kind).collect()
 }

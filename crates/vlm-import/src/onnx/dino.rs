@@ -391,5 +391,9 @@ fn resized<'g>(graph: &'g Graph, value: &'g str) -> Option<&'g str> {
 
 /// A whole number where it is one, as Hugging Face writes it.
 fn ratio(inner: usize, width: usize) -> Value {
-    if inner % width == 0 { json!(inner / width) } else { json!(inner as f64 / width as f64) }
+    if inner.is_multiple_of(width) {
+        json!(inner / width)
+    } else {
+        json!(inner as f64 / width as f64)
+    }
 }

@@ -17,12 +17,14 @@ pub(super) enum Value {
     Bytes(u64),
 }
 
-/// Reads the fields of a message of `len` bytes; `field` must consume what it is handed as bytes,
-/// and may do so by returning `false`: then they are stepped over.
+/// What is done with a field of a number; tells whether it consumed what it was handed as bytes.
+pub(super) type Field<'a, R> = dyn FnMut(&mut Input<R>, u64, Value) -> Result<bool, Fault> + 'a;
+
+/// Reads the fields of a message of `len` bytes; what `field` does not consume is stepped over.
 pub(super) fn message<R: Read + Seek>(
     input: &mut Input<R>,
     len: u64,
-    field: &mut dyn FnMut(&mut Input<R>, u64, Value) -> Result<bool, Fault>,
+    field: &mut Field<'_, R>,
 ) -> Result<(), Fault> {
     input.claim(len)?;
     let end = input.at() + len;
