@@ -75,7 +75,8 @@ def piece_tokens(w, spaces):
     w.add_tokenizer_model("llama")
     w.add_tokenizer_pre("default")
     w.add_token_list([row[0] for row in rows])
-    w.add_token_scores([float(row[1]) for row in rows])
+    # The converter gives what users defined the worst score, and SentencePiece the best.
+    w.add_token_scores([-1000.0 if row[2] in (3, 4) else float(row[1]) for row in rows])
     w.add_token_types([row[2] for row in rows])
     w.add_pad_token_id(0)
     w.add_eos_token_id(1)

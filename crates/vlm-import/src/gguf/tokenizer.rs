@@ -64,9 +64,16 @@ pub(super) fn files(mut keys: Keys, shape: &Shape) -> Result<Vec<(&'static str, 
     let parts = match model.as_str() {
         "gpt2" => bytes(&mut keys)?,
         "llama" => {
-            let scores = keys.floats("tokenizer.ggml.scores")?.ok_or_else(|| missing("scores"))?;
+            let scores = keys.floats("tokenizer.ggml.scores")?;
+            let mut scores = scores.ok_or_else(|| missing("scores"))?;
             if scores.len() != tokens.len() {
                 return damaged(format!("it has {} tokens, {} scores", tokens.len(), scores.len()));
+            }
+            // SentencePiece counts these as best; llama.cpp's converter writes -1000.
+            for (score, kind) in scores.iter_mut().zip(&types) {
+                if matches!(*kind, CONTROL | USER) {
+                    *score = 0.0;
+                }
             }
             characters(&keys, shape, &mut tokens, &types, &scores)?
         }
