@@ -8,13 +8,15 @@ use crate::python::{TORCH, Venv};
 use crate::shell;
 
 /// What the reference numbers are computed with.
-pub const PACKAGES: [&str; 6] = [
+pub const PACKAGES: [&str; 8] = [
     TORCH,
     "transformers==4.57.6",
     "open_clip_torch==3.3.0",
     "pillow==13.0.0",
     "safetensors",
     "numpy",
+    "gguf==0.19.0",
+    "onnx==1.23.2",
 ];
 
 /// Make the reference numbers of the tests anew, with PyTorch

@@ -4,6 +4,7 @@ mod config;
 mod device;
 mod embed;
 mod eval;
+mod import;
 mod inspect;
 mod labels;
 mod output;
@@ -56,6 +57,8 @@ enum Command {
     /// it saw in an index. Later ones look at new and changed pictures only, and answer at once.
     /// `vlm retrieve` keeps nothing and writes nothing: it is for a folder that is asked once.
     Search(search::Args),
+    /// Turn a GGUF or ONNX file into a model folder.
+    Import(import::Args),
     /// Show what is in a model folder, or what a configuration makes the model see.
     Inspect(inspect::Args),
 }
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
             Command::Embed(args) => embed::run(&args, &opened).map(done),
             Command::Retrieve(args) => retrieve::run(&args, &opened).map(done),
             Command::Search(args) => search::run(&args, &opened),
+            Command::Import(args) => import::run(&args).map(done),
             Command::Inspect(args) => inspect::run(&args, &opened).map(done),
         }
     });

@@ -62,6 +62,10 @@ impl TensorFiles {
         let mut files =
             TensorFiles { root: index.clone(), files: Vec::new(), entries: BTreeMap::new() };
         for shard in shards {
+            // It would spoil the messages it is in.
+            if shard.len() > 255 || shard.chars().any(char::is_control) {
+                return Err(Error::damaged(&index, format!("no shard can be called `{shard}`")));
+            }
             let mut parts = Path::new(shard).components();
             if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
                 return Err(Error::damaged(

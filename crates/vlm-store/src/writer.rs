@@ -82,6 +82,23 @@ pub fn write_tensors(
     specs: &[TensorSpec],
     values: &mut dyn FnMut(&str) -> TensorData,
 ) -> Result<(), Error> {
+    write_tensors_from(path, float, metadata, specs, &mut |name| Ok(values(name)))
+}
+
+/// [`write_tensors`] of values that are still to be read, which may fail.
+///
+/// # Errors
+/// What the operating system or `values` reports; an earlier file then stays as it was.
+///
+/// # Panics
+/// If values do not have the announced number of elements.
+pub fn write_tensors_from(
+    path: &Path,
+    float: Float,
+    metadata: &[(&str, String)],
+    specs: &[TensorSpec],
+    values: &mut dyn FnMut(&str) -> std::io::Result<TensorData>,
+) -> Result<(), Error> {
     let mut specs: Vec<&TensorSpec> = specs.iter().collect();
     specs.sort_by(|a, b| a.name.cmp(&b.name));
     let mut header = serde_json::Map::new();
@@ -104,7 +121,7 @@ pub fn write_tensors(
         w.write_all(&(header.len() as u64).to_le_bytes())?;
         w.write_all(&header)?;
         for spec in &specs {
-            let data = values(&spec.name);
+            let data = values(&spec.name)?;
             assert_eq!(
                 data.num_elements(),
                 spec.shape.iter().product::<usize>(),
