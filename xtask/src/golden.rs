@@ -8,13 +8,18 @@ use crate::python::{TORCH, Venv};
 use crate::shell;
 
 /// What the reference numbers are computed with.
-pub const PACKAGES: [&str; 6] = [
+pub const PACKAGES: [&str; 10] = [
     TORCH,
     "transformers==4.57.6",
     "open_clip_torch==3.3.0",
     "pillow==13.0.0",
     "safetensors",
     "numpy",
+    // The real models as they are packaged.
+    "accelerate==1.15.0",
+    "gguf",
+    "onnx",
+    "onnxruntime",
 ];
 
 /// Make the reference numbers of the tests anew, with PyTorch
