@@ -36,9 +36,9 @@ pub fn run(args: &Args) -> Result<()> {
 /// As [`run`].
 pub fn make(name: &str, force: bool) -> Result<()> {
     let cache = shell::root().join("datasets/.cache");
-    let wanted = |model: &&str| force || !cache.join(model).exists();
+    let wanted = |model: &str| force || !cache.join(model).exists();
     let imports =
-        IMPORTED.iter().filter(|model| name == "all" || name == **model).any(|m| wanted(&m));
+        IMPORTED.iter().filter(|model| name == "all" || name == **model).any(|m| wanted(m));
     // First the long part, so that what is said on fetching is not lost above a build.
     let vlm = match imports.then(|| build::program("vlm", Backend::default())).transpose() {
         Ok(vlm) => vlm,

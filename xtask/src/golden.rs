@@ -8,7 +8,7 @@ use crate::python::{TORCH, Venv};
 use crate::shell;
 
 /// What the reference numbers are computed with.
-pub const PACKAGES: [&str; 8] = [
+pub const PACKAGES: [&str; 10] = [
     TORCH,
     "transformers==4.57.6",
     "open_clip_torch==3.3.0",
@@ -17,6 +17,9 @@ pub const PACKAGES: [&str; 8] = [
     "numpy",
     "gguf==0.19.0",
     "onnx==1.23.2",
+    // The real models as they are packaged.
+    "accelerate==1.15.0",
+    "onnxruntime",
 ];
 
 /// Make the reference numbers of the tests anew, with PyTorch
