@@ -28,7 +28,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// `config.json` does not describe a model of this project.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {}", path.display(), without_breaks(reason))]
     Config {
         /// The file.
         path: PathBuf,
@@ -61,6 +61,11 @@ pub enum Error {
         /// What does not fit.
         mismatch: Mismatch,
     },
+}
+
+/// The reason may quote a key of the file, which may hold line breaks and worse.
+fn without_breaks(reason: &str) -> String {
+    reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Tensors that a checkpoint lacks, has too many, or has in another shape.

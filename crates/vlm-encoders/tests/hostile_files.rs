@@ -285,6 +285,11 @@ fn hostile(folder: &Path) {
             refused(&format!("{name}: {what}"), name, work);
         }
     }
+    let unknown = json!({ "model_type": "bert", "hidden\n_size": 4 }).to_string();
+    put("config.json", &unknown);
+    std::fs::copy(golden("encoders/bert/model.safetensors"), folder.join("model.safetensors"))
+        .unwrap();
+    refused("a key of two lines", "hidden _size", use_config);
     put("tokenizer_config.json", "{}");
     let kind = |kind: &str| -> Value {
         let file = golden("tokenizer_kinds").join(kind).join("tokenizer.json");

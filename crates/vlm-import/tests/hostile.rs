@@ -292,7 +292,7 @@ mod hostile {
         };
         refused("scores", &scored(&letters(3), f32::NAN), "not a list of numbers");
         refused("ways", &scored(&letters(250), 0.0), "ways each");
-        refused("length", &scored(&letters(300)[290..].to_vec(), 0.0), "291 signs");
+        refused("length", &scored(&letters(300)[290..], 0.0), "291 signs");
         assert_eq!(bounded("pieces", &scored(&letters(9), 0.0)), None);
         let many: Vec<String> = (0..60_000).map(|n| format!("{n:x}")).collect();
         assert_eq!(bounded("many", &with_tokens("gpt2", &many, &[merges(&[])])), None);

@@ -139,7 +139,7 @@ pub enum ImageError {
         detail: &'static str,
     },
     /// A processor file that is not understood.
-    #[error("{}: {detail}", .file.display())]
+    #[error("{}: {}", .file.display(), one_line(detail))]
     Config {
         /// The file.
         file: PathBuf,
