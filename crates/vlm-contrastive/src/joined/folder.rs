@@ -50,7 +50,7 @@ pub struct JoinedFolder {
     pub vision: VisionFolder,
     /// Of texts.
     pub text: TextFolder,
-    joint: Joint,
+    pub(crate) joint: Joint,
     config: Config,
 }
 
@@ -150,7 +150,7 @@ impl PictureEncoder for JoinedFolder {
 }
 
 /// What a reading makes of pictures, `[pictures, width]`.
-pub(super) fn image_vectors(
+pub(crate) fn image_vectors(
     vision: &VisionFolder,
     reading: ImageReading,
     pictures: &[Pixels],
