@@ -8,13 +8,14 @@ use crate::python::{TORCH, Venv};
 use crate::shell;
 
 /// What the reference numbers are computed with.
-pub const PACKAGES: [&str; 6] = [
+pub const PACKAGES: [&str; 7] = [
     TORCH,
     "transformers==4.57.6",
     "open_clip_torch==3.3.0",
     "pillow==13.0.0",
     "safetensors",
     "numpy",
+    "scikit-learn",
 ];
 
 /// Make the reference numbers of the tests anew, with PyTorch

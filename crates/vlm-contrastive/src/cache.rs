@@ -175,7 +175,7 @@ mod tests {
         let cache = FeatureCache::new(dir.path().join("features"));
         let items: Vec<String> = (0..BLOCK + 3).map(|i| i.to_string()).collect();
         let mut made = Vec::new();
-        let mut get = |about: &str, items: &[String], made: &mut Vec<usize>| {
+        let get = |about: &str, items: &[String], made: &mut Vec<usize>| {
             cache
                 .get(about, items, &|_, _| {}, &mut |range| {
                     made.push(range.len());

@@ -203,3 +203,44 @@ impl Method for FixMatch {
         Ok(Answer { scores, chosen })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vlm_nn::ops::cross_entropy;
+
+    use super::*;
+    use crate::few_label::fixture::{Normal, matrix};
+    use crate::few_label::problem::host;
+
+    /// Against finite differences of the loss, for every value of weight and bias.
+    #[test]
+    fn the_gradient_is_that_of_the_loss() {
+        let random = &mut Normal::new(1);
+        let mut drawn = |rows: usize, columns: usize| -> Vec<Vec<f32>> {
+            (0..rows).map(|_| (0..columns).map(|_| random.next()).collect()).collect()
+        };
+        let (x, weight, bias) = (matrix(&drawn(6, 4)), drawn(4, 3), drawn(1, 3));
+        let targets = softmax(matrix(&drawn(6, 3)), 1);
+        let counts = matrix(&[[1f32], [0.], [1.], [0.5], [1.], [0.]].map(|w| w.to_vec()));
+        let loss = |weight: &[Vec<f32>], bias: &[Vec<f32>]| -> f64 {
+            let c = LinearClassifier { weight: matrix(weight), bias: matrix(bias) };
+            let losses = cross_entropy(c.logits(x.clone()), targets.clone()).reshape([6, 1]);
+            host(losses * counts.clone()).into_iter().map(f64::from).sum::<f64>() / 6.0
+        };
+        let at = LinearClassifier { weight: matrix(&weight), bias: matrix(&bias) };
+        let (by_weight, by_bias) = gradient(&at, &x, targets.clone(), Some(counts.clone()));
+        let (by_weight, by_bias) = (host(by_weight), host(by_bias));
+        let step = 1e-2f32;
+        for i in 0..15 {
+            let moved = |by: f32| {
+                let (mut w, mut b) = (weight.clone(), bias.clone());
+                let value = if i < 12 { &mut w[i / 3][i % 3] } else { &mut b[0][i - 12] };
+                *value += by;
+                loss(&w, &b)
+            };
+            let want = (moved(step) - moved(-step)) / (2.0 * f64::from(step));
+            let got = f64::from(if i < 12 { by_weight[i] } else { by_bias[i - 12] });
+            assert!((got - want).abs() < 2e-4, "{i}: {got} should be {want}");
+        }
+    }
+}

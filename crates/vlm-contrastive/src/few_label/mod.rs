@@ -28,7 +28,7 @@ mod train;
 
 pub use class_mean::ClassMean;
 pub use clip_adapter::ClipAdapter;
-pub use coop::CoOp;
+pub use coop::{CoOp, Start};
 pub use draw::{Draw, Draws};
 pub use features::{Reading, Source};
 pub use fix_match::FixMatch;
@@ -60,3 +60,7 @@ pub fn all() -> Vec<Box<dyn Method>> {
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;
