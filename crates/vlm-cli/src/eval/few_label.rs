@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::Device;
 use clap::ValueEnum;
 use vlm_contrastive::few_label::{
@@ -115,8 +115,8 @@ impl Args {
         Some(ImageReading { layer: self.layer, pool })
     }
 
-    /// The methods that are named, or all that a model can do.
-    fn methods(&self, shares_space: bool) -> Result<Vec<Box<dyn Method>>> {
+    /// Refuses names of no method.
+    fn known(&self) -> Result<()> {
         let all = few_label::all();
         let names: Vec<&str> = all.iter().map(|method| method.name()).collect();
         for name in &self.methods {
@@ -127,15 +127,20 @@ impl Args {
                 );
             }
         }
+        Ok(())
+    }
+
+    /// The methods that are named, or all that a model can do.
+    fn methods(&self, shares_space: bool) -> Vec<Box<dyn Method>> {
+        let all = few_label::all();
+        let probe = all[0].name();
         let named = |method: &str| self.methods.iter().any(|name| name == method);
-        let probe = names[0];
-        Ok(all
-            .into_iter()
+        all.into_iter()
             .filter(|method| match self.methods.is_empty() {
                 true => (shares_space || !method.needs_text()) && !method.needs_prompts(),
                 false => named(method.name()) || method.name() == probe,
             })
-            .collect())
+            .collect()
     }
 }
 
@@ -219,6 +224,11 @@ pub fn run(all: &super::Args, templates: &Templates, device: &Device) -> Result<
     let Some(test_name) = &args.test else {
         return Err(Usage("--task few-label needs --test, the set to test on".into()).into());
     };
+    args.known()?;
+    if let Some(out) = &args.out {
+        // Before the work, whose results would have no place.
+        std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    }
     let mut shots = args.shots.clone();
     shots.sort_unstable();
     shots.dedup();
@@ -230,6 +240,7 @@ pub fn run(all: &super::Args, templates: &Templates, device: &Device) -> Result<
         test.paths = kept.iter().map(|i| test.paths[*i].clone()).collect();
         test.truth = kept.iter().map(|i| test.truth[*i]).collect();
     }
+    let total = train.paths.len();
     let draws = Draws {
         truth: &train.truth,
         classes: &classes,
@@ -250,7 +261,7 @@ pub fn run(all: &super::Args, templates: &Templates, device: &Device) -> Result<
 
     let reading = Reading::open(&all.model, args.reading(), device)?;
     let shares_space = matches!(reading, Reading::Shared(_));
-    let methods = args.methods(shares_space)?;
+    let methods = args.methods(shares_space);
     if let Some(method) = methods.iter().find(|method| method.needs_text() && !shares_space) {
         let error = vlm_contrastive::Error::NoText { method: method.name() };
         return Err(output::blame(&all.model)(error).context(all.model.display().to_string()));
@@ -302,7 +313,7 @@ pub fn run(all: &super::Args, templates: &Templates, device: &Device) -> Result<
             test: test_name.clone(),
             classes: classes.len(),
             test_pictures: test.paths.len(),
-            unlabelled: args.unlabelled.unwrap_or(0),
+            unlabelled: args.unlabelled.unwrap_or(0).min(total),
             transductive: args.transductive,
             validation,
             views,

@@ -4,16 +4,20 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 
 use super::choose::{Best, quality};
-use super::linear::LinearClassifier;
-use super::probe::probe;
+use super::linear::{Fit, LinearClassifier};
+use super::probe::search;
 use super::problem::{Answer, Method, Problem, one_hot};
 use super::train::{Batches, rows};
 use crate::Error;
+use crate::loss::normalize;
 
-/// A linear classifier starts as the linear probe and goes on with the labelled pictures and with
+/// A linear classifier starts from the labelled pictures alone and goes on with the labelled pictures and with
 /// what it is sure of itself: where the picture as it is (the weak view) gives a class a share of
 /// the threshold or more, a changed view of it (the strong one) is to give that class too. What is
 /// used is the running average of the weights, at the moment that the validation split likes best.
+///
+/// One start is as free as the linear probe. It is sure of all it says, and so learns little from
+/// itself; the other starts are held back, and become sure of what the labels and each other say.
 #[derive(Clone, Debug)]
 pub struct FixMatch {
     /// Steps; the validation split looks at the average twenty times.
@@ -26,6 +30,8 @@ pub struct FixMatch {
     pub ratio: usize,
     /// Thresholds that are tried; the first is the paper's.
     pub thresholds: Vec<f64>,
+    /// C of the starts that are tried beside the linear probe's.
+    pub starts: Vec<f64>,
     /// How much the unlabelled pictures count.
     pub weight: f64,
     /// Decay of the average.
@@ -45,6 +51,7 @@ impl Default for FixMatch {
             batch: 64,
             ratio: 7,
             thresholds: vec![0.95, 0.8, 0.6],
+            starts: vec![1.0],
             weight: 1.0,
             average: 0.99,
             decay: 5e-4,
@@ -103,11 +110,13 @@ impl FixMatch {
         problem: &Problem<'_>,
         start: &LinearClassifier,
         threshold: f64,
+        centred: &dyn Fn(&Tensor<2>) -> Tensor<2>,
         judge: &dyn Fn(&LinearClassifier) -> (f64, f64),
     ) -> Best<(LinearClassifier, usize)> {
         let classes = problem.classes;
         let (x, labels) = problem.labelled.with_views();
-        let x = x * LENGTH;
+        let wide = |x: Tensor<2>| centred(&x) * LENGTH;
+        let x = wide(x);
         let targets = one_hot(&labels, classes, &problem.device());
         let prior = problem.labelled.one_hot(classes).mean_dim(0);
         let pool = problem.pool.as_ref();
@@ -127,9 +136,9 @@ impl FixMatch {
                 gradient(&now, &rows(&x, &picked), rows(&targets, &picked), None);
             if let Some(pool) = pool {
                 let picked = unlabelled.next();
-                let weak = rows(&pool.features, &picked) * LENGTH;
+                let weak = wide(rows(&pool.features, &picked));
                 let strong = match pool.views.get(step % pool.views.len().max(1)) {
-                    Some(view) => rows(view, &picked) * LENGTH,
+                    Some(view) => wide(rows(view, &picked)),
                     None => weak.clone(),
                 };
                 let mut p = softmax(now.logits(weak), 1);
@@ -177,11 +186,27 @@ impl Method for FixMatch {
     }
 
     fn fit(&self, problem: &Problem<'_>) -> Result<Answer, Error> {
-        let (start, c) = probe(&problem.labelled, &problem.validation, problem.classes);
+        // All features of a tower share a direction, which no class needs.
+        let mut all = vec![problem.labelled.features.clone()];
+        all.extend(problem.pool.as_ref().map(|pool| pool.features.clone()));
+        let mean = Tensor::cat(all, 0).mean_dim(0);
+        let centred = |x: &Tensor<2>| normalize(x.clone() - mean.clone());
         let split = problem.validation.as_ref();
+        let fit = Fit {
+            x: centred(&problem.labelled.features),
+            targets: problem.labelled.one_hot(problem.classes),
+            weights: None,
+            iterations: 200,
+        };
+        let (free, c) = search(&fit, &problem.validation, &|x| centred(&x));
+        let zero = LinearClassifier::zero(fit.x.dims()[1], problem.classes, &fit.x);
+        let mut starts = vec![(free, c)];
+        if split.is_some() {
+            starts.extend(self.starts.iter().map(|c| (fit.run(&zero, *c), *c)));
+        }
         let count = std::cell::Cell::new(0.0);
         let judge = |classifier: &LinearClassifier| match split {
-            Some(split) => quality(classifier.logits(split.features.clone()), split),
+            Some(split) => quality(classifier.logits(centred(&split.features)), split),
             None => {
                 // Without a split the last one counts.
                 count.set(count.get() + 1.0);
@@ -191,14 +216,17 @@ impl Method for FixMatch {
         let choose = split.is_some() && problem.pool.is_some();
         let tried = if choose { self.thresholds.len() } else { 1 };
         let mut best = Best::none();
-        for threshold in self.thresholds.iter().take(tried) {
-            let found = self.train(problem, &start, *threshold, &judge);
-            if let (Some(quality), Some((classifier, steps))) = (found.quality(), found.take()) {
-                best.offer(quality, || (classifier, steps, *threshold));
+        for (start, c) in &starts {
+            for threshold in self.thresholds.iter().take(tried) {
+                let found = self.train(problem, start, *threshold, &centred, &judge);
+                if let (Some(quality), Some((classifier, steps))) = (found.quality(), found.take())
+                {
+                    best.offer(quality, || (classifier, steps, *threshold, *c));
+                }
             }
         }
-        let (classifier, steps, threshold) = best.take().ok_or(Error::NoPictures)?;
-        let scores = classifier.logits(problem.queries.clone());
+        let (classifier, steps, threshold, c) = best.take().ok_or(Error::NoPictures)?;
+        let scores = classifier.logits(centred(&problem.queries));
         let chosen = vec![("C", c), ("steps", steps as f64), ("threshold", threshold)];
         Ok(Answer { scores, chosen })
     }

@@ -27,25 +27,16 @@ impl Method for LinearProbe {
     }
 
     fn fit(&self, problem: &Problem<'_>) -> Result<Answer, Error> {
-        let (classifier, c) = probe(&problem.labelled, &problem.validation, problem.classes);
+        let fit = Fit {
+            x: problem.labelled.features.clone(),
+            targets: problem.labelled.one_hot(problem.classes),
+            weights: None,
+            iterations: ITERATIONS,
+        };
+        let (classifier, c) = search(&fit, &problem.validation, &|x| x);
         let scores = classifier.logits(problem.queries.clone());
         Ok(Answer { scores, chosen: vec![("C", c)] })
     }
-}
-
-/// The probe and its C.
-pub(super) fn probe(
-    labelled: &Labelled,
-    validation: &Option<Labelled>,
-    classes: usize,
-) -> (LinearClassifier, f64) {
-    let fit = Fit {
-        x: labelled.features.clone(),
-        targets: labelled.one_hot(classes),
-        weights: None,
-        iterations: ITERATIONS,
-    };
-    search(&fit, validation, &|x| x)
 }
 
 /// The best classifier over C; `map` is what a validation picture goes through first.

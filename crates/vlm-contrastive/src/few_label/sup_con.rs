@@ -7,7 +7,7 @@ use burn::tensor::{Tensor, TensorData};
 use vlm_nn::Linear;
 use vlm_nn::params::{self, Init};
 
-use super::choose::{Best, quality};
+use super::choose::quality;
 use super::linear::Fit;
 use super::probe;
 use super::problem::{Answer, Method, Pool, Problem};
@@ -49,7 +49,7 @@ pub fn sup_con(z: Tensor<2>, labels: &[u32], temperature: f64) -> Tensor<1> {
 /// with its views (SimCLR), as SuNCEt (Assran et al. 2020, arXiv 2006.10803) joins the two.
 #[derive(Clone, Debug)]
 pub struct SupCon {
-    /// Steps at most; half and a quarter of them are tried as well.
+    /// Steps; each quarter of them the validation split looks at what a probe makes of it.
     pub steps: usize,
     /// Highest learning rate of AdamW.
     pub lr: f64,
@@ -78,11 +78,12 @@ struct Encoder {
 
 impl Encoder {
     fn new(dim: usize, projection: usize, seed: u64, device: &burn::tensor::Device) -> Self {
+        let hidden = dim.div_ceil(4);
         let blank = Encoder {
-            down: Linear::new(dim, dim, true, device),
-            up: Linear::new(dim, dim, true, device),
-            first: Linear::new(dim, dim, true, device),
-            second: Linear::new(dim, projection, true, device),
+            down: Linear::new(dim, hidden, true, device),
+            up: Linear::new(hidden, dim, true, device),
+            first: Linear::new(dim, hidden, true, device),
+            second: Linear::new(hidden, projection, true, device),
         };
         let rule = |path: &str, shape: &[usize]| match shape {
             // It starts as the feature itself.
@@ -151,30 +152,33 @@ impl Method for SupCon {
         };
         let device = problem.device().autodiff();
         let dim = labelled.features.dims()[1];
-        let start = || Encoder::new(dim, self.projection, problem.seed, &device);
-        let below = |module: &Encoder, f: Tensor<2>| module.below(lift(f)).inner();
-        let tries = if problem.validation.is_some() { [4, 2, 1].as_slice() } else { &[1] };
-        let mut best = Best::none();
-        for part in tries {
-            let steps = (self.steps / part).max(1);
-            let optimizer = AdamWConfig::new().with_weight_decay(1e-4).init();
-            let training = Training { steps, lr: self.lr, warmup: 0, optimizer, loss: &mut loss };
-            let (module, steps) = training.run(start(), steps, None);
-            let module = module.no_grad();
+        let below = |module: &Encoder, f: &Tensor<2>| module.below(lift(f.clone())).inner();
+        let searched = |module: &Encoder| {
             let fit = Fit {
-                x: below(&module, labelled.features.clone()),
+                x: below(module, &labelled.features),
                 targets: labelled.one_hot(problem.classes),
                 weights: None,
                 iterations: 200,
             };
-            let (classifier, c) = probe::search(&fit, &problem.validation, &|x| below(&module, x));
-            let judged = problem.validation.as_ref().map_or((0.0, 0.0), |split| {
-                quality(classifier.logits(below(&module, split.features.clone())), split)
-            });
-            best.offer(judged, || (module, classifier, c, steps));
-        }
-        let (module, classifier, c, steps) = best.take().ok_or(Error::NoPictures)?;
-        let scores = classifier.logits(below(&module, problem.queries.clone()));
+            probe::search(&fit, &problem.validation, &|x| below(module, &x))
+        };
+        let judge = problem.validation.as_ref().map(|split| {
+            let searched = &searched;
+            move |module: &Encoder| {
+                let module = module.clone().no_grad();
+                quality(searched(&module).0.logits(below(&module, &split.features)), split)
+            }
+        });
+        let optimizer = AdamWConfig::new().with_weight_decay(1e-4).init();
+        let training =
+            Training { steps: self.steps, lr: self.lr, warmup: 0, optimizer, loss: &mut loss };
+        let start = Encoder::new(dim, self.projection, problem.seed, &device);
+        let every = (self.steps / 4).max(1);
+        let judge = judge.as_ref().map(|j| j as &dyn Fn(&Encoder) -> _);
+        let (module, steps) = training.run(start, every, judge);
+        let module = module.no_grad();
+        let (classifier, c) = searched(&module);
+        let scores = classifier.logits(below(&module, &problem.queries));
         Ok(Answer { scores, chosen: vec![("C", c), ("steps", steps as f64)] })
     }
 }

@@ -43,7 +43,13 @@ fn keys(labelled: &Labelled) -> Tensor<2> {
     labelled.views.iter().fold(labelled.features.clone(), |sum, view| sum + view.clone())
 }
 
-/// α and β that fit the validation split best: 20 by 200 values, as the reference searches them.
+/// So many values from one to the other, by equal factors.
+fn spread(from: f32, to: f32, count: usize) -> Vec<f32> {
+    (0..count).map(|i| from * (to / from).powf(i as f32 / (count - 1) as f32)).collect()
+}
+
+/// α and β that fit the validation split best: 20 by 200 values, as the reference searches them,
+/// but over a wider range: its own is for CLIP's scale and for cosines as far apart as CLIP's.
 fn search(problem: &Problem<'_>, keys: &Tensor<2>, start: (f32, f32)) -> (f32, f32) {
     let Some(split) = &problem.validation else { return start };
     let classes = problem.classes;
@@ -54,12 +60,9 @@ fn search(problem: &Problem<'_>, keys: &Tensor<2>, start: (f32, f32)) -> (f32, f
     let tensor = |values: Vec<f32>| -> Tensor<2> {
         Tensor::from_data(TensorData::new(values, [split.len(), classes]), &device)
     };
-    let betas: Vec<f32> = (0..200).map(|i| 0.1 + 6.9 * i as f32 / 199.0).collect();
-    // Without text α only stretches the scores, and the middle of its range is as good as any.
-    let alphas: Vec<f32> = match text {
-        Some(_) => (0..20).map(|i| 0.1 + 2.9 * i as f32 / 19.0).collect(),
-        None => vec![DEFAULT.0],
-    };
+    let betas: Vec<f32> = spread(0.1, 200.0, 200);
+    // Without text α only stretches the scores, and one value is as good as any.
+    let alphas = if text.is_some() { spread(0.1, 30.0, 20) } else { vec![DEFAULT.0] };
     let asked: Vec<Vec<f32>> = betas
         .par_iter()
         .map(|beta| {
