@@ -34,6 +34,9 @@ enum Reader {
     Joined(Box<(Pooling, TextModel, Head)>),
 }
 
+/// A text to its tokens.
+type Tokenize = dyn Fn(&str) -> Result<Batch, vlm_encoders::Error>;
+
 /// The prompts of a dual encoder.
 pub struct DualPrompts {
     tower: TextTower,
@@ -41,7 +44,7 @@ pub struct DualPrompts {
     reader: Reader,
     /// Start, name, end and padding of each class.
     names: Batch,
-    tokenize: Box<dyn Fn(&str) -> Result<Batch, vlm_encoders::Error>>,
+    tokenize: Box<Tokenize>,
 }
 
 impl DualPrompts {

@@ -2,7 +2,7 @@
 //!
 //! Each tower keeps its folder; a head on each maps its vector to the shared space. A tower is
 //! trained with its head, or locked (LiT, Zhai et al. 2021, arXiv 2111.07991); what a locked tower
-//! says of a set is computed once and kept on disk ([`FeatureCache`](crate::FeatureCache)).
+//! says of a set is computed once and kept on disk ([`FeatureCache`]).
 
 mod config;
 mod folder;
