@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use common::{copy, fails, fresh, model, refuses, text, vlm, works};
 use image::{Rgb, RgbImage};
 use vlm_contrastive::few_label::{DualPrompts, Prompts};
@@ -59,7 +59,9 @@ fn methods_are_compared() {
     for result in results {
         assert_eq!(result["accuracies"].as_array().unwrap().len(), 2, "{result}");
         assert_eq!(result["gain"].is_null(), result["unlabelled"] == false, "{result}");
-        assert!(result["method"] == "zero-shot" || result["mean"].as_f64() > Some(0.5), "{result}");
+        // Eight steps taught the text tower nothing.
+        let by_text = result["method"] == "zero-shot" || result["method"] == "coop";
+        assert!(by_text || result["mean"].as_f64() > Some(0.5), "{result}");
     }
     for name in ["results.json", "results.md", "report.html"] {
         let written = fs::read_to_string(dir.join("out").join(name)).unwrap();
@@ -148,4 +150,20 @@ fn prompts_of_words_are_texts() {
     for (got, want) in got.iter().zip(&want) {
         assert!((got - want).abs() < 1e-5, "{got} {want}");
     }
+
+    // The gradient reaches the context, and is that of finite differences along itself.
+    let start = prompts.look_up("red").unwrap().inner().reshape([1, tokens, width]);
+    let said = |context: Tensor<3>| (prompts.encode(context).narrow(1, 0, 3) * 10.0).sum();
+    let context = Tensor::<3>::from_inner(start.clone()).require_grad();
+    let gradient = context.grad(&said(context.clone()).backward()).unwrap();
+    let length = (gradient.clone() * gradient.clone()).sum().sqrt();
+    let want: f32 = length.clone().into_scalar();
+    assert!(want > 1e-3, "{want}");
+    let unit = gradient / length.reshape([1, 1, 1]);
+    let step = 1e-3;
+    let moved = |by: f64| -> f32 {
+        said(Tensor::from_inner(start.clone() + unit.clone() * by)).into_scalar()
+    };
+    let got = (moved(step) - moved(-step)) / (2.0 * step as f32);
+    assert!((got - want).abs() < 0.03 * want, "{got} {want}");
 }
