@@ -8,7 +8,7 @@ use crate::python::{TORCH, Venv};
 use crate::shell;
 
 /// What the reference numbers are computed with.
-pub const PACKAGES: [&str; 10] = [
+pub const PACKAGES: [&str; 11] = [
     TORCH,
     "transformers==4.57.6",
     "open_clip_torch==3.3.0",
@@ -20,6 +20,7 @@ pub const PACKAGES: [&str; 10] = [
     // The real models as they are packaged.
     "accelerate==1.15.0",
     "onnxruntime",
+    "scikit-learn",
 ];
 
 /// Make the reference numbers of the tests anew, with PyTorch

@@ -118,12 +118,11 @@ fn what_locked_towers_say_is_computed_once() {
     let towers = Towers::new("cache");
     works(&mut towers.train("dim = 12", "first"));
     let listing = || {
-        let mut files: Vec<_> = fs::read_dir(towers.dir.join("features"))
-            .unwrap()
-            .map(|entry| {
-                let entry = entry.unwrap();
-                (entry.file_name(), entry.metadata().unwrap().modified().unwrap())
-            })
+        let folders = fs::read_dir(towers.dir.join("features")).unwrap();
+        let mut files: Vec<_> = folders
+            .flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap())
+            .map(|file| file.unwrap().path())
+            .map(|path| (path.clone(), fs::metadata(path).unwrap().modified().unwrap()))
             .collect();
         files.sort();
         files
@@ -141,8 +140,8 @@ fn what_locked_towers_say_is_computed_once() {
     works(&mut towers.train("dim = 12\nimage = { pool = \"mean\" }", "third"));
     assert_eq!(listing().len(), 5);
     // A damaged file is made again.
-    for (name, _) in kept {
-        fs::write(towers.dir.join("features").join(name), "half").unwrap();
+    for (path, _) in kept {
+        fs::write(path, "half").unwrap();
     }
     works(&mut towers.train("dim = 12", "fourth"));
     assert_eq!(

@@ -117,4 +117,24 @@ pub enum Error {
         /// Values of the query.
         query: usize,
     },
+    /// A method that needs a text tower, and a model without one.
+    #[error(
+        "{method} compares pictures with texts, and this model has no text tower that shares their space; use a dual encoder without --layer and --pool, or leave {method} out of --methods"
+    )]
+    NoText {
+        /// The method.
+        method: &'static str,
+    },
+    /// A class with fewer pictures than labels are wanted.
+    #[error(
+        "class `{class}` has {there} training pictures, and {shots} labels a class are wanted; lower --shots, or leave small classes out with --min-pictures"
+    )]
+    FewPictures {
+        /// Its name.
+        class: String,
+        /// What it has.
+        there: usize,
+        /// What is wanted.
+        shots: usize,
+    },
 }

@@ -15,8 +15,12 @@
 //! ```
 #![warn(missing_docs)]
 
+#[cfg(feature = "train")]
+mod cache;
 mod error;
 mod evaluate;
+#[cfg(feature = "train")]
+pub mod few_label;
 #[cfg(feature = "train")]
 mod grad_cache;
 pub mod index;
@@ -32,6 +36,8 @@ mod task;
 pub mod templates;
 pub mod zero_shot;
 
+#[cfg(feature = "train")]
+pub use cache::{FeatureCache, Vectors};
 pub use error::Error;
 pub use evaluate::{Accuracy, Classifier, classify, embed_pictures, embed_texts, retrieve};
 #[cfg(feature = "train")]

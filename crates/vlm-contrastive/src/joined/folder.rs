@@ -50,7 +50,7 @@ pub struct JoinedFolder {
     pub vision: VisionFolder,
     /// Of texts.
     pub text: TextFolder,
-    joint: Joint,
+    pub(crate) joint: Joint,
     config: Config,
 }
 

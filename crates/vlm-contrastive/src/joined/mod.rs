@@ -4,8 +4,6 @@
 //! trained with its head, or locked (LiT, Zhai et al. 2021, arXiv 2111.07991); what a locked tower
 //! says of a set is computed once and kept on disk ([`FeatureCache`]).
 
-#[cfg(feature = "train")]
-mod cache;
 mod config;
 pub(crate) mod folder;
 mod head;
@@ -16,8 +14,12 @@ mod task;
 mod towers;
 
 #[cfg(feature = "train")]
-pub use cache::FeatureCache;
+use crate::cache;
+#[cfg(feature = "train")]
+pub use crate::cache::FeatureCache;
 pub use config::{HeadKind, ImagePool, ImageReading, JoinConfig};
+#[cfg(feature = "train")]
+pub(crate) use folder::image_vectors;
 pub use folder::{Dual, JoinedFolder};
 pub use head::Head;
 pub use model::JoinedModel;

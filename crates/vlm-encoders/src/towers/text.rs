@@ -124,10 +124,16 @@ impl TextTower {
         self.causal
     }
 
-    /// What enters the stack: `ids: [batch, tokens]` to `[batch, tokens, width]`.
-    fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        let [_, t] = ids.dims();
-        let mut x = embedding(self.tokens.val(), ids);
+    /// The rows of tokens, without what depends on their places: `ids: [batch, tokens]` to
+    /// `[batch, tokens, width]`.
+    pub fn look_up(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        embedding(self.tokens.val(), ids)
+    }
+
+    /// What enters the stack: rows of tokens to `[batch, tokens, width]`.
+    fn embed(&self, rows: Tensor<3>) -> Tensor<3> {
+        let t = rows.dims()[1];
+        let mut x = rows;
         if let Some(scale) = self.embed_scale {
             x = x * scale;
         }
@@ -172,7 +178,7 @@ impl TextTower {
         places: Tensor<1, Int>,
         mask: Option<Tensor<3>>,
     ) -> Tensor<2> {
-        let x = self.stack.forward(self.embed(ids), mask);
+        let x = self.stack.forward(self.embed(self.look_up(ids)), mask);
         // One row of each text, before the norm: the other rows are not needed.
         self.densed(self.normed(rows_at(x, places)))
     }
@@ -186,7 +192,19 @@ impl TextTower {
         mask: Option<Tensor<3>>,
         layers: bool,
     ) -> States {
-        let x = self.embed(ids);
+        self.states_of_rows(self.look_up(ids), places, mask, layers)
+    }
+
+    /// As [`states`](Self::states), of rows `[batch, tokens, width]` that need not be those of
+    /// tokens: learned prompts.
+    pub fn states_of_rows(
+        &self,
+        rows: Tensor<3>,
+        places: Option<Tensor<1, Int>>,
+        mask: Option<Tensor<3>>,
+        layers: bool,
+    ) -> States {
+        let x = self.embed(rows);
         let mut all = Vec::new();
         let last = if layers {
             all = self.stack.forward_all(x, mask);

@@ -1,5 +1,8 @@
 //! `vlm eval`.
 
+mod few_label;
+mod few_table;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +24,8 @@ pub struct Args {
     /// The model folder.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// A shipped set (emoji), a caption file or a folder; NAME:SPLIT picks a split.
+    /// A shipped set (emoji), a caption file or a folder; NAME:SPLIT picks a split, otherwise it is
+    /// `test`, and of few-label, which learns from the set, `train`.
     #[arg(long, value_name = "NAME|DIR")]
     data: String,
     /// What to measure.
@@ -32,6 +36,8 @@ pub struct Args {
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    few: few_label::Args,
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq)]
@@ -40,6 +46,8 @@ enum Task {
     ZeroShot,
     /// Finding captions for pictures and pictures for captions.
     Retrieval,
+    /// Accuracy after learning from a few labelled pictures a class, by several methods.
+    FewLabel,
 }
 
 #[derive(Serialize)]
@@ -58,6 +66,10 @@ pub fn features(clip: &Dual, data: &Dataset, model: &Path) -> Result<Tensor<2>> 
 /// Measures a model.
 pub fn run(args: &Args, device: &Device) -> Result<()> {
     let templates = args.templates.read()?;
+    if args.task == Task::FewLabel {
+        return few_label::run(args, &templates, device);
+    }
+    args.few.refuse()?;
     let mut data = Dataset::open(&args.data, "test")?;
     let clip = Dual::open(&args.model, device)?;
     let features = features(&clip, &data, &args.model)?;
