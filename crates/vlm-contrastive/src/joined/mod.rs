@@ -4,6 +4,8 @@
 //! trained with its head, or locked (LiT, Zhai et al. 2021, arXiv 2111.07991); what a locked tower
 //! says of a set is computed once and kept on disk ([`FeatureCache`]).
 
+#[cfg(feature = "train")]
+mod batch;
 mod config;
 pub(crate) mod folder;
 mod head;

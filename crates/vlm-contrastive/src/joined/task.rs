@@ -4,30 +4,28 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::module::Param;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use vlm_datasets::{Augment, Dataset, Error as DataError, grouped, order, plain};
-use vlm_encoders::image::{ImageProcessor, Pixels};
-use vlm_encoders::{
-    Pooling, TextEncoder, TextModel, TextSpec, batch_pixels, batch_tokens, text, text_mask,
-};
+use vlm_encoders::image::ImageProcessor;
+use vlm_encoders::{TextEncoder, batch_pixels};
 use vlm_nn::params::{self, Init, blank};
 use vlm_train::{BoxError, Grads, StepReport, Task, Validation};
 
-use super::cache::Vectors;
+use super::batch::{Images, JoinedBatch, Reader, Texts, rows};
 use super::config::Tower;
 use super::folder::{Config, JoinedFolder};
 use super::model::Joint;
 use super::towers::Progress;
-use super::{Head, HeadKind, ImageReading, JoinedModel, Towers};
+use super::{Head, HeadKind, JoinedModel, Towers};
+use crate::cache::Vectors;
 use crate::evaluate::{Classifier, classify, retrieve};
 use crate::loss::{self, Loss, SIGMOID_BIAS, normalize};
 use crate::sample::{Preparer, SampleConfig};
 use crate::task::{BatchConfig, clamp, retrieval_metrics};
-use crate::{Pairs, Scored, Templates, gradients};
+use crate::{Templates, gradients};
 
 /// Trains heads, and towers that are not locked, on pictures and captions.
 pub struct JoinedTask {
@@ -50,100 +48,6 @@ pub struct JoinedTask {
     batch: BatchConfig,
     loss: Loss,
     seed: u64,
-}
-
-/// What turns a trained tower's states into vectors.
-#[derive(Debug)]
-struct Reader {
-    image: ImageReading,
-    pooling: Pooling,
-    spec: TextSpec,
-}
-
-/// Pairs, as vectors of locked towers or as what trained ones look at.
-pub struct JoinedBatch {
-    images: Images,
-    texts: Texts,
-    picture_groups: Vec<u32>,
-    text_groups: Vec<u32>,
-    reader: Arc<Reader>,
-}
-
-enum Images {
-    Vectors(Vectors),
-    Pixels(Vec<Pixels>),
-}
-
-enum Texts {
-    Vectors(Vectors),
-    Tokens(text::Batch),
-}
-
-fn rows(vectors: &Vectors, from: usize, to: usize, device: &Device) -> Tensor<2> {
-    let width = vectors.width;
-    let values = vectors.values[from * width..to * width].to_vec();
-    Tensor::from_data(TensorData::new(values, [to - from, width]), device)
-}
-
-impl Scored for JoinedModel {
-    fn log_scale(&self) -> Tensor<1> {
-        self.logit_scale.val()
-    }
-
-    fn bias(&self) -> Option<Tensor<1>> {
-        self.logit_bias.as_ref().map(Param::val)
-    }
-}
-
-impl Pairs<JoinedModel> for JoinedBatch {
-    fn groups(&self) -> (&[u32], &[u32]) {
-        (&self.picture_groups, &self.text_groups)
-    }
-
-    fn image_features(
-        &self,
-        model: &JoinedModel,
-        from: usize,
-        to: usize,
-        device: &Device,
-    ) -> Tensor<2> {
-        let x = match (&self.images, &model.vision) {
-            (Images::Vectors(vectors), _) => rows(vectors, from, to, device),
-            (Images::Pixels(pixels), Some(tower)) => {
-                let pixels = batch_pixels(&pixels[from..to], device);
-                let states = tower.vision.states(pixels, self.reader.image.layers());
-                let read = self.reader.image.read(states);
-                read.unwrap_or_else(|| unreachable!("the reading was tried before"))
-            }
-            (Images::Pixels(_), None) => unreachable!("pixels are for a trained tower"),
-        };
-        normalize(model.image_head.forward(x))
-    }
-
-    fn text_features(
-        &self,
-        model: &JoinedModel,
-        from: usize,
-        to: usize,
-        device: &Device,
-    ) -> Tensor<2> {
-        let x = match (&self.texts, &model.text) {
-            (Texts::Vectors(vectors), _) => rows(vectors, from, to, device),
-            (Texts::Tokens(batch), Some(tower)) => {
-                self.reader.read(tower, batch.rows_of(from..to), device)
-            }
-            (Texts::Tokens(_), None) => unreachable!("tokens are for a trained tower"),
-        };
-        normalize(model.text_head.forward(x))
-    }
-}
-
-impl Reader {
-    fn read(&self, tower: &TextModel, batch: text::Batch, device: &Device) -> Tensor<2> {
-        let (ids, places) = batch_tokens(&batch, self.spec.pool, device);
-        let states = tower.text.states(ids, Some(places), text_mask(&batch, device), false);
-        self.pooling.features(tower, &states, &batch)
-    }
 }
 
 impl JoinedTask {
