@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn vectors_are_evened_out() {
-        let device = Device::flex();
+        // Only there does a parameter say that it is trained.
+        let device = Device::flex().autodiff();
         let vectors = [1000.0f32, 0.01, 3000.0, 0.03, 2000.0, 0.05];
         let head = Head::new(HeadKind::Linear, 2, 4, &device).start(&vectors, 1);
         let mean: Vec<f32> = head.mean.val().into_data().try_to_vec().unwrap();
