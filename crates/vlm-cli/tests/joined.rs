@@ -90,7 +90,7 @@ fn locked_towers_stay_as_they_are_and_heads_learn() {
     let towers = Towers::new("locked");
     for (name, choices) in [
         ("linear", "dim = 12\nmirror = true\ndropout = 0.1"),
-        ("mlp", "dim = 12\nimage_head = { mlp = 20 }\ntext_head = \"none\"\nletterbox = true"),
+        ("mlp", "dim = 12\nimage_head = { mlp = 20 }\ntext_head = \"none\"\nletterbox = 20"),
         ("middle", "image = { layer = 1, pool = \"class-mean\" }"),
     ] {
         works(&mut towers.train(choices, name));
@@ -100,6 +100,9 @@ fn locked_towers_stay_as_they_are_and_heads_learn() {
         // The towers of the result hold the weights that came in, to the last bit; half floats
         // are exact in f32, so features agree exactly too.
         for (tower, what) in [("vision", "--image"), ("text", "--text")] {
+            if tower == "vision" && choices.contains("letterbox") {
+                continue; // Its folder says to look at larger pictures now.
+            }
             let value = match tower {
                 "vision" => example("csv/dog.png").to_str().unwrap().to_owned(),
                 _ => "a dog".to_owned(),
@@ -245,6 +248,7 @@ fn what_cannot_work_is_refused_before_anything_is_written() {
     let towers = Towers::new("refused");
     let cases = [
         ("dim = 0", "", 1, "dim is 0; it must be from 1"),
+        ("letterbox = 0", "", 1, "letterbox is 0"),
         ("dropout = 1.0", "", 1, "dropout is 1"),
         ("image_head = \"none\"", "", 1, "image_head is `none`"),
         ("image_head = { mlp = 0 }", "", 1, "width of 0"),

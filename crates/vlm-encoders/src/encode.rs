@@ -72,8 +72,26 @@ pub(crate) fn image_states(
     layers: bool,
     device: &Device,
 ) -> Result<States, Error> {
+    Ok(match taken(tower, images, pictures, device)? {
+        Taken::Patches(patches) => tower.patch_states(patches, layers),
+        Taken::Pixels(pixels) => tower.states(pixels, layers),
+    })
+}
+
+/// Pictures as a tower takes them.
+enum Taken {
+    Pixels(Tensor<4>),
+    Patches(Patches),
+}
+
+fn taken(
+    tower: &VisionTower,
+    images: &ImageProcessor,
+    pictures: &[Pixels],
+    device: &Device,
+) -> Result<Taken, Error> {
     if let Some(patching) = images.patching() {
-        return Ok(tower.patch_states(batch_patches(pictures, patching, device)?, layers));
+        return Ok(Taken::Patches(batch_patches(pictures, patching, device)?));
     }
     for picture in pictures {
         if !tower.takes(picture.size()) {
@@ -81,7 +99,7 @@ pub(crate) fn image_states(
             return Err(Error::PictureSize { height, width });
         }
     }
-    Ok(tower.states(batch_pixels(pictures, device), layers))
+    Ok(Taken::Pixels(batch_pixels(pictures, device)))
 }
 
 /// Stacks pictures, each cut into patches.
@@ -107,6 +125,19 @@ impl VisionFolder {
     pub fn states(&self, pictures: &[Pixels], layers: bool) -> Result<States, Error> {
         let device = self.model.vision.positions.device();
         image_states(&self.model.vision, &self.images, pictures, layers, &device)
+    }
+
+    /// The state of pictures of one size after the first `depth` layers, `[pictures, tokens,
+    /// width]`; later layers are not computed.
+    ///
+    /// # Errors
+    /// If the tower does not take that size.
+    pub fn state_at(&self, pictures: &[Pixels], depth: usize) -> Result<Tensor<3>, Error> {
+        let tower = &self.model.vision;
+        Ok(match taken(tower, &self.images, pictures, &tower.positions.device())? {
+            Taken::Patches(patches) => tower.patch_state_at(patches, depth),
+            Taken::Pixels(pixels) => tower.state_at(pixels, depth),
+        })
     }
 }
 

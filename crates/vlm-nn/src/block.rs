@@ -252,7 +252,12 @@ impl Stack {
 
     /// `x: [batch, tokens, width]` to the same; `mask` as in [`Attention::forward`].
     pub fn forward(&self, x: Tensor<3>, mask: Option<Tensor<3>>) -> Tensor<3> {
-        self.blocks.iter().fold(x, |x, block| block.forward(x, mask.clone()))
+        self.forward_first(x, mask, self.blocks.len())
+    }
+
+    /// Of the first blocks only, as many as `depth` says.
+    pub fn forward_first(&self, x: Tensor<3>, mask: Option<Tensor<3>>, depth: usize) -> Tensor<3> {
+        self.blocks.iter().take(depth).fold(x, |x, block| block.forward(x, mask.clone()))
     }
 
     /// The states before the first block and after each.

@@ -71,8 +71,7 @@ impl Pairs<JoinedModel> for JoinedBatch {
             (Images::Vectors(vectors), _) => rows(vectors, from, to, device),
             (Images::Pixels(pixels), Some(tower)) => {
                 let pixels = batch_pixels(&pixels[from..to], device);
-                let states = tower.vision.states(pixels, self.reader.image.layers());
-                let read = self.reader.image.read(states);
+                let read = self.reader.image.of_tower(&tower.vision, pixels);
                 read.unwrap_or_else(|| unreachable!("the reading was tried before"))
             }
             (Images::Pixels(_), None) => unreachable!("pixels are for a trained tower"),

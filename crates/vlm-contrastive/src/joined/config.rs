@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use vlm_encoders::States;
+use vlm_encoders::image::Pixels;
+use vlm_encoders::{Error, States, VisionFolder, VisionTower};
 
 /// Which towers are joined, and how; the `[model.towers]` section of a run's file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,10 +36,9 @@ pub struct JoinConfig {
     /// Whether pictures are also learnt from mirrored.
     #[serde(default)]
     pub mirror: bool,
-    /// Shows the tower each picture whole, in the middle of a white square, instead of the crop
-    /// that its own preparation makes.
-    #[serde(default)]
-    pub letterbox: bool,
+    /// Shows the tower each picture whole, in the middle of a white square of that many pixels,
+    /// instead of the crop that its own preparation makes. More pixels show more, and take longer.
+    pub letterbox: Option<usize>,
 }
 
 fn dim() -> usize {
@@ -53,6 +53,11 @@ impl JoinConfig {
     pub fn check(&self) -> Result<(), String> {
         if !(1..=1 << 16).contains(&self.dim) {
             return Err(format!("dim is {}; it must be from 1 to 65536", self.dim));
+        }
+        if let Some(side) = self.letterbox
+            && !(1..=1 << 12).contains(&side)
+        {
+            return Err(format!("letterbox is {side}; it must be from 1 to 4096 pixels"));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(format!("dropout is {}; it must be from 0 to below 1", self.dropout));
@@ -148,23 +153,67 @@ impl ImageReading {
 
     /// The vectors `[batch, dim]`; `None` if there is no such layer, or nothing is pooled.
     pub fn read(&self, states: States) -> Option<Tensor<2>> {
-        let (x, pooled) = match self.layer {
-            None => (states.last, states.pooled),
-            Some(layer) => {
-                let count = states.layers.len() as i64;
-                let place = if layer < 0 { count + layer } else { layer };
-                (states.layers.into_iter().nth(usize::try_from(place).ok()?)?, None)
-            }
+        let Some(depth) = self.depth(states.layers.len().saturating_sub(1)) else {
+            return self.of_last(states);
         };
+        self.pool(states.layers.into_iter().nth(depth?)?)
+    }
+
+    /// What a tower says of pictures `[batch, channels, height, width]`; layers behind the one that
+    /// is read are not computed.
+    pub fn of_tower(&self, tower: &VisionTower, pixels: Tensor<4>) -> Option<Tensor<2>> {
+        match self.depth(tower.stack.blocks.len()) {
+            None => self.of_last(tower.states(pixels, false)),
+            Some(depth) => self.pool(tower.state_at(pixels, depth?)),
+        }
+    }
+
+    /// The same of a folder's tower.
+    ///
+    /// # Errors
+    /// If the tower does not take the pictures.
+    pub fn of_folder(
+        &self,
+        folder: &VisionFolder,
+        pictures: &[Pixels],
+    ) -> Result<Option<Tensor<2>>, Error> {
+        Ok(match self.depth(folder.plan.spec.layers) {
+            None => self.of_last(folder.states(pictures, false)?),
+            Some(None) => None,
+            Some(Some(depth)) => self.pool(folder.state_at(pictures, depth)?),
+        })
+    }
+
+    /// Behind how many of `layers` the state stands, if it is not the tower's last word; of those
+    /// `None` if there is no such layer.
+    fn depth(&self, layers: usize) -> Option<Option<usize>> {
+        let layer = self.layer?;
+        let place = if layer < 0 { layer.checked_add(layers as i64 + 1) } else { Some(layer) };
+        let place = place.and_then(|place| usize::try_from(place).ok());
+        Some(place.filter(|place| *place <= layers))
+    }
+
+    fn of_last(&self, states: States) -> Option<Tensor<2>> {
+        match self.pool {
+            ImagePool::Pooled => states.pooled,
+            _ => self.pool(states.last),
+        }
+    }
+
+    fn pool(&self, x: Tensor<3>) -> Option<Tensor<2>> {
         let [b, t, width] = x.dims();
         let class = || x.clone().narrow(1, 0, 1).reshape([b, width]);
+        if matches!(self.pool, ImagePool::Pooled | ImagePool::Class) {
+            return Some(class());
+        }
+        if t < 2 {
+            return None;
+        }
         let rest = || x.clone().narrow(1, 1, t - 1);
         let mean = || rest().mean_dim(1).reshape([b, width]);
         let max = || rest().max_dim(1).reshape([b, width]);
         Some(match self.pool {
-            ImagePool::Pooled if self.layer.is_none() => pooled?,
             ImagePool::Pooled | ImagePool::Class => class(),
-            _ if t < 2 => return None,
             ImagePool::Mean => mean(),
             ImagePool::ClassMean => Tensor::cat(vec![class(), mean()], 1),
             ImagePool::ClassMeanMax => Tensor::cat(vec![class(), mean(), max()], 1),

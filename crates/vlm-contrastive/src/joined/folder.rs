@@ -182,8 +182,7 @@ pub(crate) fn image_vectors(
 ) -> Result<Tensor<2>, Error> {
     let mut parts = Vec::new();
     for pictures in pictures.chunk_by(|a, b| a.size() == b.size()) {
-        let states = vision.states(pictures, reading.layers())?;
-        let read = reading.read(states).ok_or_else(|| Error::Config {
+        let read = reading.of_folder(vision, pictures)?.ok_or_else(|| Error::Config {
             path: PathBuf::from("model.towers.image"),
             reason: format!(
                 "{reading} is nothing that the image tower has; its layers are 0 to {}",

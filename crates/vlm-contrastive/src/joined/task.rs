@@ -356,8 +356,7 @@ impl Task for JoinedTask {
                         .map(|sample| images.process_path(&sample.image))
                         .collect::<Result<Vec<_>, _>>()?;
                     let pixels = batch_pixels(&pixels, &device);
-                    let states = tower.vision.states(pixels, self.reader.image.layers());
-                    let read = self.reader.image.read(states);
+                    let read = self.reader.image.of_tower(&tower.vision, pixels);
                     parts.push(read.ok_or("the image tower has no such state")?);
                 }
                 Tensor::cat(parts, 0)
@@ -389,7 +388,7 @@ impl Task for JoinedTask {
         let config = Config {
             model_type: Config::kind(),
             image: joined.image,
-            letterbox: joined.letterbox,
+            letterbox: joined.letterbox.is_some(),
             image_head: joined.image_head,
             text_head: joined.text_head,
             image_width: self.widths.0,

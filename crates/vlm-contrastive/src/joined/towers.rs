@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use burn::tensor::Device;
 use rayon::prelude::*;
-use vlm_encoders::image::{self, Pixels, RgbImage};
+use vlm_encoders::image::{self, Pixels, Resize, RgbImage};
 use vlm_encoders::{TextEncoder, TextFolder, VisionFolder};
 use vlm_train::BoxError;
 
 use super::cache::{FeatureCache, Vectors, stamp, stamp_folder};
 use super::config::Tower;
-use super::folder::{image_vectors, open_text, open_vision, values};
+use super::folder::{WHITE, image_vectors, open_text, open_vision, values};
 use super::{HeadKind, JoinConfig};
 
 /// Pictures that a tower looks at together.
@@ -48,8 +48,11 @@ impl Towers {
         config.check().map_err(|reason| format!("model.towers.{reason}"))?;
         let device = |tower| if config.train.contains(&tower) { training } else { plain };
         let mut vision = open_vision(&config.vision, device(Tower::Vision))?;
-        if config.letterbox {
-            vision.images.letterbox = Some([255; 3]);
+        if let Some(side) = config.letterbox {
+            let images = &mut vision.images;
+            images.resize = Some(Resize::ShortestEdge(side));
+            images.crop = Some((side, side));
+            images.letterbox = Some(WHITE);
         }
         let text = open_text(&config.text, device(Tower::Text))?;
         Ok(Towers { config: config.clone(), vision, text, cache })

@@ -293,8 +293,26 @@ impl VisionTower {
         self.finish(self.embed(pixels, None), None, layers)
     }
 
+    /// The state after the first `depth` layers, `[batch, tokens, width]`; what stands behind them
+    /// is not computed.
+    pub fn state_at(&self, pixels: Tensor<4>, depth: usize) -> Tensor<3> {
+        self.stack.forward_first(self.embed(pixels, None), None, depth)
+    }
+
     /// The same of pictures with a grid each.
+    pub fn patch_state_at(&self, patches: Patches, depth: usize) -> Tensor<3> {
+        let (x, mask) = self.embed_patches(patches);
+        self.stack.forward_first(x, mask, depth)
+    }
+
+    /// All that the tower says of pictures with a grid each.
     pub fn patch_states(&self, patches: Patches, layers: bool) -> States {
+        let (x, mask) = self.embed_patches(patches);
+        self.finish(x, mask, layers)
+    }
+
+    /// What enters the stack, and the mask of places without a patch.
+    fn embed_patches(&self, patches: Patches) -> (Tensor<3>, Option<Tensor<3>>) {
         let Patches { values, grids } = patches;
         let ([b, n, _], device) = (values.dims(), values.device());
         let x = self.patches.forward(values);
@@ -312,7 +330,7 @@ impl VisionTower {
         let seen: Vec<bool> =
             grids.iter().flat_map(|grid| (0..n).map(move |i| i < grid.0 * grid.1)).collect();
         let mask = padding_mask(&seen, b, n, &device);
-        self.finish(self.assemble(x + places), mask, layers)
+        (self.assemble(x + places), mask)
     }
 
     fn finish(&self, x: Tensor<3>, mask: Option<Tensor<3>>, layers: bool) -> States {
