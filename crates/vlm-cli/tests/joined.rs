@@ -276,7 +276,7 @@ fn what_cannot_work_is_refused_before_anything_is_written() {
 fn damaged_results_are_named() {
     let towers = Towers::new("damaged");
     works(&mut towers.train("dim = 12", "run"));
-    let cases: [(&str, &dyn Fn(&Path), &str); 5] = [
+    let cases: [(&str, Damage, &str); 5] = [
         ("config.json", &|p| fs::write(p, "{").unwrap(), "config.json"),
         ("config.json", &|p| edit(p, "dim", json!(13)), "heads.safetensors"),
         ("config.json", &|p| edit(p, "dim", json!(1u64 << 40)), "which no model has"),
@@ -290,6 +290,9 @@ fn damaged_results_are_named() {
         refuses(vlm().arg("embed").arg("--model").arg(&dir).args(["--text", "x"]), 1, &[words]);
     }
 }
+
+/// What is done to a file.
+type Damage<'a> = &'a dyn Fn(&Path);
 
 fn edit(path: &Path, key: &str, value: Value) {
     let mut config: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();

@@ -80,6 +80,8 @@ enum PoolChoice {
     Mean,
     /// Both, one after the other.
     ClassMean,
+    /// Both, and the largest value of each channel over the patches.
+    ClassMeanMax,
 }
 
 impl Args {
@@ -111,6 +113,7 @@ impl Args {
             Some(PoolChoice::Class) => ImagePool::Class,
             Some(PoolChoice::Mean) => ImagePool::Mean,
             Some(PoolChoice::ClassMean) => ImagePool::ClassMean,
+            Some(PoolChoice::ClassMeanMax) => ImagePool::ClassMeanMax,
         };
         Some(ImageReading { layer: self.layer, pool })
     }
