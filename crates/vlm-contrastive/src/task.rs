@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::Param;
+use burn::tensor::Tensor;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use vlm_datasets::{Dataset, Error as DataError, Loader, grouped, order, plain};
 use vlm_encoders::image::ImageProcessor;
 use vlm_encoders::text::Tokenizer;
-use vlm_encoders::{Blueprint, DualFolder, DualSpec, Float};
+use vlm_encoders::{Blueprint, DualFolder, DualSpec, Float, TextEncoder};
 use vlm_train::{BoxError, Grads, StepReport, Task, Validation};
 
 use crate::evaluate::{Classifier, classify, embed_pictures, retrieve};
@@ -60,6 +61,19 @@ impl BatchConfig {
     }
 }
 
+impl BatchConfig {
+    /// The sample numbers of each batch of an epoch.
+    pub(crate) fn plan(
+        &self,
+        seed: u64,
+        epoch: u64,
+        groups: &[u32],
+    ) -> Result<Vec<Vec<usize>>, DataError> {
+        let order = order(seed, epoch, groups.len());
+        if self.grouped { grouped(&order, groups, self.size) } else { plain(&order, self.size) }
+    }
+}
+
 /// Trains a [`DualEncoder`] on pictures and captions.
 pub struct ContrastiveTask {
     data: Arc<Dataset>,
@@ -94,11 +108,7 @@ impl ContrastiveTask {
             return Err(DataError::BatchTooLarge { batch: batch.size, samples });
         }
         let groups = data.groups();
-        let count = groups.iter().max().map_or(0, |last| *last as usize + 1);
-        let mut members = vec![Vec::new(); count];
-        for (i, group) in groups.iter().enumerate() {
-            members[*group as usize].push(i);
-        }
+        let members = members(&groups);
         Ok(ContrastiveTask {
             data: Arc::new(data),
             groups: Arc::new(groups),
@@ -130,12 +140,7 @@ impl ContrastiveTask {
 
     /// The sample numbers of each batch of an epoch.
     fn plan(&self, epoch: u64) -> Result<Vec<Vec<usize>>, DataError> {
-        let order = order(self.seed, epoch, self.data.samples.len());
-        if self.batch.grouped {
-            grouped(&order, &self.groups, self.batch.size)
-        } else {
-            plain(&order, self.batch.size)
-        }
+        self.batch.plan(self.seed, epoch, &self.groups)
     }
 
     /// Puts prepared samples together with their texts and the extra ones.
@@ -244,17 +249,7 @@ impl Task for ContrastiveTask {
         let clip = self.folder(model);
         let paths: Vec<_> = data.samples.iter().map(|s| s.image.clone()).collect();
         let features = embed_pictures(&clip, &paths)?;
-        if data.labels.is_empty() {
-            let captions: Vec<_> = data.samples.iter().map(|s| s.captions.clone()).collect();
-            let found = retrieve(&clip, features, &captions)?;
-            let metrics = retrieval_metrics(&found);
-            let score = metrics.iter().map(|(_, share)| share).sum();
-            return Ok(Validation { metrics, score });
-        }
-        let classifier = Classifier::new(&clip, &data.labels, &Templates::none())?;
-        let accuracy = classify(&classifier, features, &data.truth()?)?;
-        let metrics = vec![("top1".to_owned(), accuracy.top1), ("top5".to_owned(), accuracy.top5)];
-        Ok(Validation { metrics, score: accuracy.top1 + accuracy.top5 })
+        validation(&clip, features, data)
     }
 
     fn save_model(&self, model: &DualEncoder, dir: &Path) -> Result<(), BoxError> {
@@ -267,6 +262,34 @@ impl Task for ContrastiveTask {
     }
 }
 
+/// The sample numbers of each group.
+pub(crate) fn members(groups: &[u32]) -> Vec<Vec<usize>> {
+    let count = groups.iter().max().map_or(0, |last| *last as usize + 1);
+    let mut members = vec![Vec::new(); count];
+    for (i, group) in groups.iter().enumerate() {
+        members[*group as usize].push(i);
+    }
+    members
+}
+
+/// How well pictures of those features are named, of a set with labels, or find their captions.
+pub(crate) fn validation(
+    texts: &impl TextEncoder,
+    features: Tensor<2>,
+    data: &Dataset,
+) -> Result<Validation, BoxError> {
+    if data.labels.is_empty() {
+        let captions: Vec<_> = data.samples.iter().map(|s| s.captions.clone()).collect();
+        let metrics = retrieval_metrics(&retrieve(texts, features, &captions)?);
+        let score = metrics.iter().map(|(_, share)| share).sum();
+        return Ok(Validation { metrics, score });
+    }
+    let classifier = Classifier::new(texts, &data.labels, &Templates::none())?;
+    let accuracy = classify(&classifier, features, &data.truth()?)?;
+    let metrics = vec![("top1".to_owned(), accuracy.top1), ("top5".to_owned(), accuracy.top5)];
+    Ok(Validation { metrics, score: accuracy.top1 + accuracy.top5 })
+}
+
 /// R@1, 5, 10 both ways under the names of the field.
 pub fn retrieval_metrics(found: &crate::retrieval::Retrieval) -> Vec<(String, f64)> {
     [("i2t", &found.image_to_text), ("t2i", &found.text_to_image)]
@@ -277,7 +300,7 @@ pub fn retrieval_metrics(found: &crate::retrieval::Retrieval) -> Vec<(String, f6
         .collect()
 }
 
-pub(crate) fn clamp(scale: Param<burn::tensor::Tensor<1>>) -> Param<burn::tensor::Tensor<1>> {
+pub(crate) fn clamp(scale: Param<Tensor<1>>) -> Param<Tensor<1>> {
     let value: f32 = scale.val().into_scalar();
     let bounded = loss::clamp_log_scale(value);
     if bounded == value {
@@ -286,7 +309,7 @@ pub(crate) fn clamp(scale: Param<burn::tensor::Tensor<1>>) -> Param<burn::tensor
     scale.map(|old| {
         let tracked = old.is_require_grad();
         let new = old.inner().zeros_like() + bounded;
-        burn::tensor::Tensor::from_inner(new).set_require_grad(tracked)
+        Tensor::from_inner(new).set_require_grad(tracked)
     })
 }
 

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
-use vlm_datasets::{Augment, Dataset, Error as DataError, grouped, order, plain};
+use vlm_datasets::{Augment, Dataset, Error as DataError};
 use vlm_encoders::image::ImageProcessor;
 use vlm_encoders::{TextEncoder, batch_pixels};
 use vlm_nn::params::{self, Init, blank};
@@ -21,11 +21,10 @@ use super::model::Joint;
 use super::towers::Progress;
 use super::{Head, HeadKind, JoinedModel, Towers};
 use crate::cache::Vectors;
-use crate::evaluate::{Classifier, classify, retrieve};
+use crate::gradients;
 use crate::loss::{self, Loss, SIGMOID_BIAS, normalize};
 use crate::sample::{Preparer, SampleConfig};
-use crate::task::{BatchConfig, clamp, retrieval_metrics};
-use crate::{Templates, gradients};
+use crate::task::{BatchConfig, clamp, members, validation};
 
 /// Trains heads, and towers that are not locked, on pictures and captions.
 pub struct JoinedTask {
@@ -120,8 +119,7 @@ impl JoinedTask {
             logit_bias: (loss == Loss::Sigmoid).then(|| number(SIGMOID_BIAS)),
         };
         let groups = data.groups();
-        let mut members = vec![Vec::new(); groups.iter().max().map_or(0, |g| *g as usize + 1)];
-        groups.iter().enumerate().for_each(|(i, group)| members[*group as usize].push(i));
+        let members = members(&groups);
         let rows = captions.into_iter().enumerate().map(|(row, caption)| (caption, row)).collect();
         let reader = Arc::new(Reader {
             image: towers.config.image,
@@ -157,12 +155,7 @@ impl JoinedTask {
     }
 
     fn plan(&self, epoch: u64) -> Result<Vec<Vec<usize>>, DataError> {
-        let order = order(self.seed, epoch, self.data.samples.len());
-        if self.batch.grouped {
-            grouped(&order, &self.groups, self.batch.size)
-        } else {
-            plain(&order, self.batch.size)
-        }
+        self.batch.plan(self.seed, epoch, &self.groups)
     }
 
     /// A batch of an epoch, always the same for the same numbers.
@@ -364,17 +357,7 @@ impl Task for JoinedTask {
             (None, None) => return Ok(Validation::default()),
         };
         let features = normalize(model.image_head.forward(vectors));
-        let reading = Reading(self, model);
-        if data.labels.is_empty() {
-            let captions: Vec<_> = data.samples.iter().map(|s| s.captions.clone()).collect();
-            let metrics = retrieval_metrics(&retrieve(&reading, features, &captions)?);
-            let score = metrics.iter().map(|(_, share)| share).sum();
-            return Ok(Validation { metrics, score });
-        }
-        let classifier = Classifier::new(&reading, &data.labels, &Templates::none())?;
-        let accuracy = classify(&classifier, features, &data.truth()?)?;
-        let metrics = vec![("top1".to_owned(), accuracy.top1), ("top5".to_owned(), accuracy.top5)];
-        Ok(Validation { metrics, score: accuracy.top1 + accuracy.top5 })
+        validation(&Reading(self, model), features, data)
     }
 
     fn save_model(&self, model: &JoinedModel, dir: &Path) -> Result<(), BoxError> {
