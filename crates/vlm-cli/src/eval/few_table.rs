@@ -168,10 +168,7 @@ impl Results {
         let f = &self.facts;
         let reading = match f.reading {
             None => "the model's own features".to_owned(),
-            Some(reading) => {
-                let layer = reading.layer.map_or("last".to_owned(), |layer| layer.to_string());
-                format!("layer {layer}, {:?}", reading.pool)
-            }
+            Some(reading) => reading.to_string(),
         };
         let transductive = if f.transductive { ", and the test pictures" } else { "" };
         vec![
