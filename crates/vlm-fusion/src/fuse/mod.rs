@@ -1,0 +1,1 @@
+//! Fusion strategies: how what an image tower sees reaches a language model.

@@ -1,0 +1,1 @@
+//! Boxes and points as tokens or text, and how well they fit.
