@@ -1,9 +1,7 @@
 //! CLIP-Adapter (Gao et al. 2021, arXiv 2110.04544).
 
 use burn::module::Module;
-use burn::optim::decay::WeightDecayConfig;
-use burn::optim::momentum::MomentumConfig;
-use burn::optim::{AdamWConfig, SgdConfig};
+use burn::optim::AdamWConfig;
 use burn::tensor::Tensor;
 use vlm_nn::Linear;
 use vlm_nn::ops::cross_entropy;
@@ -69,14 +67,6 @@ fn relu(x: Tensor<2>) -> Tensor<2> {
 pub(super) fn mixed(f: Tensor<2>, down: Tensor<2>, up: Tensor<2>, ratio: f64) -> Tensor<2> {
     let adapted = relu(relu(f.clone().matmul(down)).matmul(up));
     normalize(adapted * ratio + f * (1.0 - ratio))
-}
-
-/// SGD with momentum and decay, as CoOp's trainer has it.
-pub(super) fn sgd() -> burn::optim::ModuleOptimizer {
-    SgdConfig::new()
-        .with_momentum(Some(MomentumConfig::new().with_momentum(0.9).with_dampening(0.0)))
-        .with_weight_decay(Some(WeightDecayConfig::new(5e-4)))
-        .init()
 }
 
 impl Method for ClipAdapter {

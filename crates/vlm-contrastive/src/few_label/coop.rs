@@ -1,12 +1,12 @@
 //! CoOp (Zhou et al. 2022, arXiv 2109.01134): the words of a prompt are learned.
 
 use burn::module::{Module, Param};
+use burn::optim::AdamWConfig;
 use burn::tensor::Tensor;
 use vlm_nn::ops::cross_entropy;
 use vlm_nn::params::{self, Init, blank};
 
 use super::choose::quality;
-use super::clip_adapter::sgd;
 use super::problem::{Answer, Method, Problem, one_hot};
 use super::prompts::Prompts;
 use super::train::{Batches, Training, rows};
@@ -21,8 +21,12 @@ pub enum Start {
     Words(String),
 }
 
-/// Context vectors before the class's name, trained through the text tower: SGD with a cosine, the
-/// first epoch at 1e-5, the best of the epochs on the validation split.
+/// Steps at most: each goes through the text tower with all classes, forward and back.
+const MOST: usize = 150;
+
+/// Context vectors before the class's name, trained through the text tower: AdamW with a cosine,
+/// the best of ten moments on the validation split. The paper's SGD needs thousands of steps to
+/// move the words of a model whose scale is not CLIP's 100.
 #[derive(Clone, Debug)]
 pub struct CoOp {
     /// What the context starts as.
@@ -44,8 +48,8 @@ impl Default for CoOp {
             start: Start::Words("a photo of a".into()),
             per_class: false,
             epochs: None,
-            lr: 2e-3,
-            batch: 32,
+            lr: 1e-2,
+            batch: 64,
         }
     }
 }
@@ -115,11 +119,12 @@ impl Method for CoOp {
             let logits = lift(rows(&x, &picked)).matmul(texts.transpose()) * scale;
             cross_entropy(logits, lift(rows(&targets, &picked))).mean()
         };
+        let steps = (epochs * epoch).min(MOST);
         let training = Training {
-            steps: epochs * epoch,
+            steps,
             lr: self.lr,
-            warmup: epoch,
-            optimizer: sgd(),
+            warmup: steps / 10,
+            optimizer: AdamWConfig::new().with_epsilon(1e-4).with_weight_decay(1e-4).init(),
             loss: &mut loss,
         };
         let weights = |module: &Context| prompts.encode(module.context.val().detach()).inner();
@@ -131,7 +136,7 @@ impl Method for CoOp {
             .map(|split| move |module: &Context| quality(logits(module, &split.features), split));
         let start = self.context(prompts, problem.classes, problem.seed)?;
         let judge = judge.as_ref().map(|j| j as &dyn Fn(&Context) -> _);
-        let (module, steps) = training.run(start, (epochs * epoch / 10).max(1), judge);
+        let (module, steps) = training.run(start, (steps / 10).max(1), judge);
         let scores = logits(&module, &problem.queries);
         Ok(Answer { scores, chosen: vec![("steps", steps as f64)] })
     }

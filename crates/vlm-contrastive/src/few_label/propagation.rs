@@ -1,6 +1,7 @@
 //! Label propagation (Zhou et al. 2004; on features: Iscen et al. 2019, arXiv 1904.04717).
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::choose::{Best, quality};
@@ -8,16 +9,19 @@ use super::graph::{Graph, neighbours, shares, solve};
 use super::linear::{Fit, LinearClassifier};
 #[cfg(test)]
 use super::problem::host;
-use super::problem::{Answer, Labelled, Method, Problem};
+use super::problem::{Answer, Method, Problem};
 use crate::Error;
 use crate::loss::normalize;
 
 /// Labels spread over a graph of near neighbours of the labelled and the unlabelled pictures. A
 /// query hears from its neighbours in the graph, and so is no part of it, unless the problem is
-/// transductive. Beside that answer stands one of a linear classifier that learns what was
-/// spread, each picture weighted by its certainty; the validation split decides between them.
+/// transductive. Beside what it hears stands what a linear classifier says that learns what was
+/// spread, each picture weighted by its certainty; the answer is the mean of both, as logarithms
+/// of shares: the one follows the neighbours where classes are ragged, the other sees through
+/// where they are few, and a validation split of a few pictures is no judge between them.
 ///
-/// Without unlabelled pictures it is the vote of the nearest labelled ones.
+/// It decides whether unlabelled pictures are used at all: those whose classes come in other
+/// shares than the labels do can lead astray.
 #[derive(Clone, Debug)]
 pub struct LabelPropagation {
     /// Neighbours of a picture; the first of each list is taken without a validation split.
@@ -28,6 +32,8 @@ pub struct LabelPropagation {
     pub alphas: Vec<f32>,
     /// C of the linear classifier.
     pub cs: Vec<f64>,
+    /// How much an unlabelled picture that is certain counts there, beside a labelled one.
+    pub trusts: Vec<f32>,
 }
 
 impl Default for LabelPropagation {
@@ -37,6 +43,7 @@ impl Default for LabelPropagation {
             gammas: vec![3.0, 1.0, 8.0],
             alphas: vec![0.9, 0.99],
             cs: vec![1.0, 10.0, 100.0],
+            trusts: vec![1.0, 0.3],
         }
     }
 }
@@ -107,109 +114,173 @@ impl Method for LabelPropagation {
     }
 
     fn fit(&self, problem: &Problem<'_>) -> Result<Answer, Error> {
-        let (labelled, classes) = (&problem.labelled, problem.classes);
-        let mut parts = vec![labelled.features.clone()];
-        parts.extend(problem.pool.as_ref().map(|pool| pool.features.clone()));
-        if problem.transductive {
-            parts.push(problem.queries.clone());
-        }
-        let nodes = Tensor::cat(parts, 0);
-        let count = nodes.dims()[0];
-        // All features of a tower share a direction, beside which classes look alike.
-        let mean = nodes.clone().mean_dim(0);
-        let centred = |x: &Tensor<2>| normalize(x.clone() - mean.clone());
-        let nodes = centred(&nodes);
-        let most = self.neighbours.iter().copied().max().unwrap_or(1);
-        let near = neighbours(&nodes, &nodes, most, true);
-        let of = |x: &Tensor<2>| neighbours(&centred(x), &nodes, most, false);
-        let split = problem.validation.as_ref();
-        let split_near = split.map(|split| of(&split.features));
-
-        let mut known = vec![0f32; count * classes];
-        for (row, label) in labelled.labels.iter().enumerate() {
-            known[row * classes + label] = 1.0;
-        }
-        let device = problem.device();
-        let matrix = |values: Vec<f32>| -> Tensor<2> {
-            let rows = values.len() / classes;
-            Tensor::from_data(TensorData::new(values, [rows, classes]), &device)
-        };
-        let choose = split.is_some();
+        let unlabelled = problem.pool.is_some() || problem.transductive;
+        let choose = problem.validation.is_some();
         let mut best = Best::none();
-        for k in Self::tried(&self.neighbours, choose) {
-            for gamma in Self::tried(&self.gammas, choose) {
-                let graph = Graph::new(&near, *k, *gamma);
-                for alpha in Self::tried(&self.alphas, choose) {
-                    let mut f = solve(&graph, &known, classes, *alpha);
-                    even(&mut f, classes, &labelled.labels);
-                    let spread =
-                        Spread { graph: graph.clone(), k: *k, gamma: *gamma, alpha: *alpha, f };
-                    let judged = match (split, &split_near) {
-                        (Some(split), Some(near)) => {
-                            quality(matrix(spread.answer(near, classes)), split)
-                        }
-                        _ => (0.0, 0.0),
-                    };
-                    best.offer(judged, || spread);
-                }
+        for open in [true, false] {
+            if open != unlabelled && !(unlabelled && choose) {
+                continue;
             }
+            let nodes = Nodes::new(problem, open, self.most());
+            let found = self.spread(&nodes, problem, open);
+            let spread = found.take().ok_or(Error::NoPictures)?;
+            let taught = self.taught(&nodes, &spread, problem);
+            let judged = taught.quality().unwrap_or_default();
+            let (classifier, c) = taught.take().ok_or(Error::NoPictures)?;
+            best.offer(judged, || {
+                let near = nodes.near(&problem.queries, self.most());
+                let heard = spread.answer(&near, problem.classes);
+                let heard = matrix(heard, problem.classes, &problem.device());
+                let said = classifier.logits(nodes.centred(&problem.queries));
+                let unlabelled = f64::from(u8::from(open));
+                let chosen = vec![
+                    ("neighbours", spread.k as f64),
+                    ("gamma", f64::from(spread.gamma)),
+                    ("alpha", f64::from(spread.alpha)),
+                    ("unlabelled", unlabelled),
+                    ("C", c),
+                ];
+                (mean(heard, said), chosen)
+            });
         }
-        let judged = best.quality();
-        let spread = best.take().ok_or(Error::NoPictures)?;
-        let mut chosen = vec![
-            ("neighbours", spread.k as f64),
-            ("gamma", f64::from(spread.gamma)),
-            ("alpha", f64::from(spread.alpha)),
-        ];
-        if let (Some(_), Some(split), Some(judged)) = (&problem.pool, split, judged)
-            && let Some((classifier, c)) =
-                self.taught(&nodes, &spread, labelled, split, &centred, judged)
-        {
-            chosen.push(("C", c));
-            let scores = classifier.logits(centred(&problem.queries));
-            return Ok(Answer { scores, chosen });
-        }
-        let scores = matrix(spread.answer(&of(&problem.queries), classes));
+        let (scores, chosen) = best.take().ok_or(Error::NoPictures)?;
         Ok(Answer { scores, chosen })
     }
 }
 
+/// The pictures that labels spread over, the labelled ones first.
+struct Nodes {
+    /// `[pictures, dim]`, centred, rows of length 1.
+    features: Tensor<2>,
+    /// All features of a tower share a direction, beside which classes look alike.
+    mean: Tensor<2>,
+    /// The neighbours of each.
+    nearest: Vec<Vec<(u32, f32)>>,
+}
+
+impl Nodes {
+    /// With the unlabelled pictures or without.
+    fn new(problem: &Problem<'_>, open: bool, neighbours: usize) -> Self {
+        let mut parts = vec![problem.labelled.features.clone()];
+        if open {
+            parts.extend(problem.pool.as_ref().map(|pool| pool.features.clone()));
+            parts.extend(problem.transductive.then(|| problem.queries.clone()));
+        }
+        let all = Tensor::cat(parts, 0);
+        let mean = all.clone().mean_dim(0);
+        let features = normalize(all - mean.clone());
+        let nearest = self::neighbours(&features, &features, neighbours, true);
+        Nodes { features, mean, nearest }
+    }
+
+    fn centred(&self, x: &Tensor<2>) -> Tensor<2> {
+        normalize(x.clone() - self.mean.clone())
+    }
+
+    /// The nearest of these to other pictures.
+    fn near(&self, x: &Tensor<2>, neighbours: usize) -> Vec<Vec<(u32, f32)>> {
+        self::neighbours(&self.centred(x), &self.features, neighbours, false)
+    }
+}
+
+fn matrix(values: Vec<f32>, classes: usize, device: &Device) -> Tensor<2> {
+    let rows = values.len() / classes;
+    Tensor::from_data(TensorData::new(values, [rows, classes]), device)
+}
+
 impl LabelPropagation {
-    /// A linear classifier that learnt what was spread, if the validation split finds it better
-    /// than the graph.
+    fn most(&self) -> usize {
+        self.neighbours.iter().copied().max().unwrap_or(1)
+    }
+
+    /// The best way of spreading; the first without a validation split.
+    fn spread(&self, nodes: &Nodes, problem: &Problem<'_>, open: bool) -> Best<Spread> {
+        let (labels, classes) = (&problem.labelled.labels, problem.classes);
+        let split = problem.validation.as_ref();
+        let near = split.map(|split| nodes.near(&split.features, self.most()));
+        let mut known = vec![0f32; nodes.nearest.len() * classes];
+        for (row, label) in labels.iter().enumerate() {
+            known[row * classes + label] = 1.0;
+        }
+        let choose = split.is_some();
+        // Where classes are not alike in number, evening them out does harm.
+        let evened: &[bool] = if open { &[true, false] } else { &[true] };
+        let mut best = Best::none();
+        for k in Self::tried(&self.neighbours, choose) {
+            for gamma in Self::tried(&self.gammas, choose) {
+                let graph = Graph::new(&nodes.nearest, *k, *gamma);
+                for alpha in Self::tried(&self.alphas, choose) {
+                    let solved = solve(&graph, &known, classes, *alpha);
+                    for evened in Self::tried(evened, choose) {
+                        let mut f = solved.clone();
+                        if *evened {
+                            even(&mut f, classes, labels);
+                        }
+                        let graph = graph.clone();
+                        let spread = Spread { graph, k: *k, gamma: *gamma, alpha: *alpha, f };
+                        let judged = match (split, &near) {
+                            (Some(split), Some(near)) => {
+                                let scores = spread.answer(near, classes);
+                                quality(matrix(scores, classes, &problem.device()), split)
+                            }
+                            _ => (0.0, 0.0),
+                        };
+                        best.offer(judged, || spread);
+                    }
+                }
+            }
+        }
+        best
+    }
+
+    /// A linear classifier that learns what was spread, the best beside the graph.
     fn taught(
         &self,
-        nodes: &Tensor<2>,
+        nodes: &Nodes,
         spread: &Spread,
-        labelled: &Labelled,
-        split: &Labelled,
-        centred: &dyn Fn(&Tensor<2>) -> Tensor<2>,
-        graph: (f64, f64),
-    ) -> Option<(LinearClassifier, f64)> {
-        let classes = spread.f.len() / spread.graph.len();
-        let (mut targets, mut weights) = shares(&spread.f, classes);
+        problem: &Problem<'_>,
+    ) -> Best<(LinearClassifier, f64)> {
+        let (labelled, classes) = (&problem.labelled, problem.classes);
+        let (mut targets, certainty) = shares(&spread.f, classes);
         for (row, label) in labelled.labels.iter().enumerate() {
             targets[row * classes..][..classes].fill(0.0);
             targets[row * classes + label] = 1.0;
-            weights[row] = 1.0;
         }
-        let (device, rows) = (nodes.device(), weights.len());
-        let fit = Fit {
-            x: nodes.clone(),
-            targets: Tensor::from_data(TensorData::new(targets, [rows, classes]), &device),
-            weights: Some(Tensor::from_data(TensorData::new(weights, [rows]), &device)),
-            iterations: 60,
-        };
-        let seen = centred(&split.features);
-        let mut last = LinearClassifier::zero(nodes.dims()[1], classes, nodes);
+        let (device, rows) = (nodes.features.device(), certainty.len());
+        let seen = problem.validation.as_ref().map(|split| {
+            let heard = spread.answer(&nodes.near(&split.features, self.most()), classes);
+            (split, nodes.centred(&split.features), matrix(heard, classes, &device))
+        });
+        let only_labelled = rows == labelled.len();
+        let trusts = Self::tried(&self.trusts, seen.is_some() && !only_labelled);
         let mut best = Best::none();
-        best.offer(graph, || None);
-        for c in &self.cs {
-            last = fit.run(&last, *c);
-            best.offer(quality(last.logits(seen.clone()), split), || Some((last.clone(), *c)));
+        for trust in trusts {
+            let weigh = |(row, certain): (usize, &f32)| {
+                if row < labelled.len() { 1.0 } else { certain * trust }
+            };
+            let weights: Vec<f32> = certainty.iter().enumerate().map(weigh).collect();
+            let fit = Fit {
+                x: nodes.features.clone(),
+                targets: matrix(targets.clone(), classes, &device),
+                weights: Some(Tensor::from_data(TensorData::new(weights, [rows]), &device)),
+                iterations: 60,
+            };
+            let mut last = LinearClassifier::zero(nodes.features.dims()[1], classes, &fit.x);
+            for c in Self::tried(&self.cs, seen.is_some()) {
+                last = fit.run(&last, *c);
+                let judged = seen.as_ref().map_or((0.0, 0.0), |(split, seen, heard)| {
+                    quality(mean(heard.clone(), last.logits(seen.clone())), split)
+                });
+                best.offer(judged, || (last.clone(), *c));
+            }
         }
-        best.take().flatten()
+        best
     }
+}
+
+/// Of logarithms of shares and of logits, `[pictures, classes]` both.
+fn mean(heard: Tensor<2>, said: Tensor<2>) -> Tensor<2> {
+    (heard + log_softmax(said, 1)) / 2.0
 }
 
 /// `F = (I − αS)^-1 Y` with `W = exp(−d² / 2σ²)` between all points.
