@@ -21,8 +21,8 @@ pub(super) struct Training<'a, M> {
 }
 
 impl<M: Module> Training<'_, M> {
-    /// The module at the start and after each `every` steps is judged, and the best one kept;
-    /// without a judge it is the last one. Returns it with the number of its steps.
+    /// The module after each `every` steps is judged, and the best one kept; without a judge it is
+    /// the last one. Returns it with the number of its steps.
     pub fn run(
         mut self,
         mut module: M,
@@ -30,9 +30,6 @@ impl<M: Module> Training<'_, M> {
         judge: Option<&dyn Fn(&M) -> Quality>,
     ) -> (M, usize) {
         let mut best = Best::none();
-        if let Some(judge) = judge {
-            best.offer(judge(&module), || (module.clone(), 0));
-        }
         for step in 0..self.steps {
             let loss = (self.loss)(&module, step);
             let grads = GradientsParams::from_grads(loss.backward(), &module);
