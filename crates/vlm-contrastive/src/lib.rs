@@ -15,8 +15,6 @@
 //! ```
 #![warn(missing_docs)]
 
-#[cfg(feature = "train")]
-mod cache;
 mod error;
 mod evaluate;
 #[cfg(feature = "train")]
@@ -36,8 +34,6 @@ mod task;
 pub mod templates;
 pub mod zero_shot;
 
-#[cfg(feature = "train")]
-pub use cache::{FeatureCache, Vectors};
 pub use error::Error;
 pub use evaluate::{Accuracy, Classifier, classify, embed_pictures, embed_texts, retrieve};
 #[cfg(feature = "train")]
@@ -51,3 +47,5 @@ pub use sides::{PictureSide, TextSide};
 #[cfg(feature = "train")]
 pub use task::{BatchConfig, ContrastiveTask, retrieval_metrics};
 pub use templates::Templates;
+#[cfg(feature = "train")]
+pub use vlm_train::{FeatureCache, Vectors};

@@ -10,9 +10,9 @@ use vlm_encoders::{Encoder, PictureEncoder};
 use vlm_train::BoxError;
 
 use super::problem::Text;
-use crate::cache::{FeatureCache, Vectors, stamp, stamp_folder};
 use crate::joined::{Dual, ImageReading, image_vectors};
 use crate::{Classifier, Error, Templates};
+use vlm_train::{FeatureCache, Vectors, stamp, stamp_folder};
 
 /// Pictures that are looked at together.
 const PICTURES: usize = 16;

@@ -7,8 +7,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::draw::{Draw, Draws};
 use super::problem::{Labelled, Method, Pool, Problem, Text, host};
 use super::prompts::Prompts;
-use crate::cache::Vectors;
 use crate::{Error, zero_shot};
+use vlm_train::Vectors;
 
 /// The features of all pictures that the draws name, and of the test set.
 pub struct Material<'a> {

@@ -5,8 +5,8 @@ use burn::tensor::{Device, Tensor};
 use super::fixture::{Normal, accuracy, labelled, matrix, problem};
 use super::problem::host;
 use super::*;
-use crate::cache::Vectors;
 use crate::loss::normalize;
+use vlm_train::Vectors;
 
 /// Two arcs that bend into each other: near neighbours are of one class, and straight lines between
 /// the classes cut through both. The plane they lie in is bent into many dimensions, where a cosine

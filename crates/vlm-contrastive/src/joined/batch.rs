@@ -8,9 +8,9 @@ use vlm_encoders::image::Pixels;
 use vlm_encoders::{Pooling, TextModel, TextSpec, batch_pixels, batch_tokens, text, text_mask};
 
 use super::{ImageReading, JoinedModel};
-use crate::cache::Vectors;
 use crate::loss::normalize;
 use crate::{Pairs, Scored};
+use vlm_train::Vectors;
 
 /// What turns a trained tower's states into vectors.
 #[derive(Debug)]

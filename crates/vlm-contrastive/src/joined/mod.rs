@@ -15,10 +15,6 @@ mod task;
 #[cfg(feature = "train")]
 mod towers;
 
-#[cfg(feature = "train")]
-use crate::cache;
-#[cfg(feature = "train")]
-pub use crate::cache::FeatureCache;
 pub use config::{HeadKind, ImagePool, ImageReading, JoinConfig};
 #[cfg(feature = "train")]
 pub(crate) use folder::image_vectors;
@@ -29,3 +25,5 @@ pub use model::JoinedModel;
 pub use task::JoinedTask;
 #[cfg(feature = "train")]
 pub use towers::Towers;
+#[cfg(feature = "train")]
+pub use vlm_train::FeatureCache;

@@ -20,11 +20,11 @@ use super::folder::{Config, JoinedFolder};
 use super::model::Joint;
 use super::towers::Progress;
 use super::{Head, HeadKind, JoinedModel, Towers};
-use crate::cache::Vectors;
 use crate::gradients;
 use crate::loss::{self, Loss, SIGMOID_BIAS, normalize};
 use crate::sample::{Preparer, SampleConfig};
 use crate::task::{BatchConfig, clamp, members, validation};
+use vlm_train::Vectors;
 
 /// Trains heads, and towers that are not locked, on pictures and captions.
 pub struct JoinedTask {

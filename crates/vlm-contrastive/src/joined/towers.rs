@@ -8,10 +8,10 @@ use vlm_encoders::image::{self, Pixels, Resize, RgbImage};
 use vlm_encoders::{TextEncoder, TextFolder, VisionFolder};
 use vlm_train::BoxError;
 
-use super::cache::{FeatureCache, Vectors, stamp, stamp_folder};
 use super::config::Tower;
 use super::folder::{WHITE, image_vectors, open_text, open_vision, values};
 use super::{HeadKind, JoinConfig};
+use vlm_train::{FeatureCache, Vectors, stamp, stamp_folder};
 
 /// Pictures that a tower looks at together.
 const PICTURES: usize = 16;

@@ -1,4 +1,4 @@
-//! Vectors of pictures and texts, kept on disk.
+//! What a locked tower says of pictures and texts, kept on disk.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
 use vlm_store::{Float, TensorFiles, TensorSpec, write_tensors};
-use vlm_train::BoxError;
+
+use crate::BoxError;
 
 /// Vectors that are computed and kept together: what a kill can cost.
 const BLOCK: usize = 256;
@@ -46,7 +47,10 @@ impl FeatureCache {
     /// A vector for each of `items`, which name what it depends on besides `about`; the order is
     /// that of the items, and it does not matter in which call an item was there first. `make`
     /// computes those of a range; `progress` is told how many are there.
-    pub(crate) fn get(
+    ///
+    /// # Errors
+    /// If `make` fails, or the folder cannot be written.
+    pub fn get(
         &self,
         about: &str,
         items: &[String],
@@ -144,7 +148,7 @@ fn write(path: &Path, keys: &[u128], block: &Vectors) -> Result<(), BoxError> {
 }
 
 /// What a file's contents are known by without reading them: name, length and time of change.
-pub(crate) fn stamp(path: &Path) -> String {
+pub fn stamp(path: &Path) -> String {
     let meta = std::fs::metadata(path).ok();
     let changed = meta.as_ref().and_then(|m| m.modified().ok());
     let since = changed.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
@@ -153,7 +157,7 @@ pub(crate) fn stamp(path: &Path) -> String {
 }
 
 /// The same of all files of a model folder.
-pub(crate) fn stamp_folder(dir: &Path) -> String {
+pub fn stamp_folder(dir: &Path) -> String {
     let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
         .into_iter()
         .flatten()
