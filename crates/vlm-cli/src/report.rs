@@ -28,16 +28,7 @@ pub fn page(
     facts: Facts,
     measured: &[Measured],
 ) -> Result<String> {
-    let mut report = Report::new(&format!("Training run {}", run.root().display()));
-    let mut all = vec![("data", config.data.train.clone())];
-    all.extend(facts);
-    all.extend([
-        ("epochs", config.train.epochs.to_string()),
-        ("batch", config.batch.size.to_string()),
-        ("seed", config.seed.to_string()),
-        ("model", run.model().display().to_string()),
-    ]);
-    report.facts(&all);
+    let mut report = beginning(run, config, facts);
     let rows: Vec<Vec<String>> = measured
         .iter()
         .map(|m| {
@@ -52,6 +43,48 @@ pub fn page(
         &rows,
         "The model chooses among all labels; it sees only their names.",
     );
+    curves(
+        run,
+        &mut report,
+        &[
+            ("Training loss", "nats", &[("train", "loss")]),
+            ("Validation accuracy", "share", &[("val", "top1"), ("val", "top5")]),
+            ("Learning rate", "", &[("train", "lr")]),
+            ("Logit scale", "", &[("train", "scale")]),
+        ],
+    )?;
+    for m in measured {
+        let cards = cards(m)?;
+        let note = "Best guesses with their share among the best five; green is right. Below: \
+                    the pictures of the set that the model finds most alike.";
+        report.gallery(&format!("Guesses: {}", m.note), note, &cards);
+    }
+    Ok(report.render())
+}
+
+/// The facts that every run begins its report with.
+pub fn beginning(run: &RunDir, config: &RunConfig, facts: Facts) -> Report {
+    let mut report = Report::new(&format!("Training run {}", run.root().display()));
+    let mut all = vec![("data", config.data.train.clone())];
+    all.extend(facts);
+    all.extend([
+        ("epochs", config.train.epochs.to_string()),
+        ("batch", config.batch.size.to_string()),
+        ("seed", config.seed.to_string()),
+        ("model", run.model().display().to_string()),
+    ]);
+    report.facts(&all);
+    report
+}
+
+/// A curve: its title, what y is, and the metrics in it by kind of record and name.
+pub type Curve<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+
+/// Draws those curves that a run has numbers for.
+///
+/// # Errors
+/// If the metrics cannot be read.
+pub fn curves(run: &RunDir, report: &mut Report, wanted: &[Curve<'_>]) -> Result<()> {
     let records = MetricsLog::read(&run.file("metrics.jsonl"))?;
     let mut curves: BTreeMap<(&str, &str), Vec<(f64, f64)>> = BTreeMap::new();
     for record in &records {
@@ -71,17 +104,10 @@ pub fn page(
             report.curve(title, "step", y, &series);
         }
     };
-    curve("Training loss", "nats", &[("train", "loss")]);
-    curve("Validation accuracy", "share", &[("val", "top1"), ("val", "top5")]);
-    curve("Learning rate", "", &[("train", "lr")]);
-    curve("Logit scale", "", &[("train", "scale")]);
-    for m in measured {
-        let cards = cards(m)?;
-        let note = "Best guesses with their share among the best five; green is right. Below: \
-                    the pictures of the set that the model finds most alike.";
-        report.gallery(&format!("Guesses: {}", m.note), note, &cards);
+    for (title, y, names) in wanted {
+        curve(title, y, names);
     }
-    Ok(report.render())
+    Ok(())
 }
 
 fn cards(m: &Measured) -> Result<Vec<Card>> {

@@ -202,7 +202,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Trains a model on a task, measures and reports.
+    /// Trains a dual encoder on a task, measures and reports.
     fn go<T: Task>(
         &self,
         task: &T,
@@ -210,8 +210,7 @@ impl Run<'_> {
         samples: usize,
         facts: Facts,
     ) -> Result<ExitCode> {
-        let Run { config, out, device, .. } = self;
-        config.train.schedule(config.optim.lr, task.batches_per_epoch())?;
+        let Run { config, device, .. } = self;
         let evals: Vec<(String, String, Dataset)> = config
             .eval
             .iter()
@@ -222,6 +221,29 @@ impl Run<'_> {
                 Ok((e.name.clone(), e.note.clone(), data))
             })
             .collect::<Result<_>>()?;
+        let Some(trained) = self.train(task, model, samples)? else {
+            return Ok(ExitCode::from(130));
+        };
+        // Measured as others will use it: from the folder on disk.
+        let run = &trained.run;
+        let clip = Dual::open(&run.model(), device)?;
+        let mut measured = Vec::new();
+        for (name, note, data) in &evals {
+            let features = eval::features(&clip, data, &run.model())?;
+            measured.push(Measured::new(&clip, name, note, data, features)?);
+        }
+        let metrics = measured
+            .iter()
+            .flat_map(|m| m.metrics.iter().map(|(k, v)| (format!("{}_{k}", m.name), *v)))
+            .collect();
+        let page = report::page(run, config, facts, &measured).context("report.html")?;
+        self.finish(&trained, metrics, &page, &eval::table(&measured))
+    }
+
+    /// Trains a model on a task; `None` if it was stopped.
+    fn train<T: Task>(&self, task: &T, model: T::Model, samples: usize) -> Result<Option<Trained>> {
+        let Run { config, out, device, .. } = self;
+        config.train.schedule(config.optim.lr, task.batches_per_epoch())?;
         config.optim.check_paths(&model)?;
         let record = serde_json::to_value(config)?;
         let run = RunDir::open(out, self.resume)?;
@@ -253,32 +275,39 @@ impl Run<'_> {
         if let Ending::Stopped(step) = trainer.run(task, model, device)? {
             let out = out.display();
             output::note(&format!("stopped after step {step}; go on with --resume --out {out}"));
-            return Ok(ExitCode::from(130));
+            return Ok(None);
         }
         let seconds = began.elapsed().as_secs_f64();
+        Ok(Some(Trained { run, seconds }))
+    }
 
-        // Measured as others will use it: from the folder on disk.
-        let clip = Dual::open(&run.model(), device)?;
-        let mut measured = Vec::new();
-        for (name, note, data) in &evals {
-            let features = eval::features(&clip, data, &run.model())?;
-            measured.push(Measured::new(&clip, name, note, data, features)?);
-        }
-        let metrics: serde_json::Map<String, serde_json::Value> = measured
-            .iter()
-            .flat_map(|m| m.metrics.iter().map(|(k, v)| (format!("{}_{k}", m.name), json!(v))))
-            .collect();
-        let summary = json!({ "metrics": metrics, "seconds": seconds, "seed": config.seed });
+    /// Writes what was measured and says where everything is.
+    fn finish(
+        &self,
+        trained: &Trained,
+        metrics: Vec<(String, f64)>,
+        page: &str,
+        table: &[String],
+    ) -> Result<ExitCode> {
+        let Trained { run, seconds } = trained;
+        let metrics: serde_json::Map<String, serde_json::Value> =
+            metrics.into_iter().map(|(name, value)| (name, json!(value))).collect();
+        let summary = json!({ "metrics": metrics, "seconds": seconds, "seed": self.config.seed });
         write_file(&run.file("summary.json"), &mut |w| {
             serde_json::to_writer_pretty(w, &summary).map_err(std::io::Error::from)
         })?;
-        let page = report::page(&run, config, facts, &measured).context("report.html")?;
         write_file(&run.file("report.html"), &mut |w| w.write_all(page.as_bytes()))?;
-        for line in eval::table(&measured) {
-            output::line(&line)?;
+        for line in table {
+            output::line(line)?;
         }
         output::line(&format!("model   {}", run.model().display()))?;
         output::line(&format!("report  {}", run.file("report.html").display()))?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// A run that came to its end.
+struct Trained {
+    run: RunDir,
+    seconds: f64,
 }
