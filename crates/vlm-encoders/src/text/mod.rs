@@ -10,6 +10,7 @@ mod clip_files;
 mod cycles;
 mod error;
 mod files;
+mod grow;
 mod guard;
 mod settings;
 mod special;

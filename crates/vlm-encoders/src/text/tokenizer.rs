@@ -139,6 +139,11 @@ impl Tokenizer {
         })
     }
 
+    /// The contents of its files.
+    pub(super) fn files(&self) -> &Files {
+        &self.files
+    }
+
     /// Writes the tokenizer's files into a folder: those it was read from, unchanged, or those of a
     /// newly trained one.
     ///
