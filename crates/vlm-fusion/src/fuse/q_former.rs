@@ -110,7 +110,13 @@ pub struct QFormerLayer {
 }
 
 impl QFormerLayer {
-    fn new(config: &QFormerConfig, vision_width: usize, looks: bool, device: &Device) -> Self {
+    fn new(
+        config: &QFormerConfig,
+        vision_width: usize,
+        looks: bool,
+        reads: bool,
+        device: &Device,
+    ) -> Self {
         let width = config.width;
         let attention = |context_width| {
             let config = AttentionConfig {
@@ -142,7 +148,7 @@ impl QFormerLayer {
             cross: looks.then(|| attention(vision_width)),
             cross_norm: looks.then(norm),
             queries: closing(),
-            text: config.text.then(closing),
+            text: reads.then(closing),
         }
     }
 
@@ -184,10 +190,13 @@ pub struct QFormer {
 }
 
 impl QFormer {
-    /// A blank Q-Former that looks at rows of this width.
-    pub fn new(config: &QFormerConfig, vision_width: usize, device: &Device) -> Self {
+    /// A blank Q-Former that looks at rows of this width. Without `both` the last layer leaves the
+    /// text out, since nobody would read what becomes of it.
+    pub fn new(config: &QFormerConfig, vision_width: usize, both: bool, device: &Device) -> Self {
         let layer = |i: usize| {
-            QFormerLayer::new(config, vision_width, i.is_multiple_of(config.cross_every), device)
+            let looks = i.is_multiple_of(config.cross_every);
+            let reads = config.text && (both || i + 1 < config.layers);
+            QFormerLayer::new(config, vision_width, looks, reads, device)
         };
         QFormer {
             queries: blank([config.queries, config.width], device),
@@ -196,7 +205,8 @@ impl QFormer {
         }
     }
 
-    /// The states of the queries, and of a text behind them: `[pictures, queries + tokens, width]`.
+    /// The states of the queries, and of a text behind them: `[pictures, queries + tokens, width]`,
+    /// or `[pictures, queries, width]` where the last layer leaves the text out.
     ///
     /// - `picture: [pictures, patches, vision width]` with a mask `[pictures or 1, 1, patches]`
     /// - `text: [pictures, tokens, width]`, embedded with its positions
@@ -211,8 +221,9 @@ impl QFormer {
         text: Option<Tensor<3>>,
         mask: Option<Tensor<3>>,
     ) -> Tensor<3> {
-        let readers = self.layers.iter().all(|layer| layer.text.is_some());
-        assert!(text.is_none() || readers, "a text was given to a Q-Former without text");
+        let inner = &self.layers[..self.layers.len().saturating_sub(1)];
+        let reads = inner.iter().all(|layer| layer.text.is_some());
+        assert!(text.is_none() || reads, "a text was given to a Q-Former without text");
         let [queries, _] = self.queries.dims();
         let pictures = picture.dims()[0];
         let asking: Tensor<3> = self.queries.val().unsqueeze::<3>().repeat_dim(0, pictures);
@@ -234,6 +245,8 @@ pub struct QFormerFusion {
     pub former: QFormer,
     /// From the decoder's rows of a question, if it reads it.
     pub text: Option<Linear>,
+    /// Norm of that.
+    pub text_norm: Option<Norm>,
     /// To the decoder's width.
     pub out: Linear,
 }
@@ -247,8 +260,9 @@ impl QFormerFusion {
         device: &Device,
     ) -> Self {
         QFormerFusion {
-            former: QFormer::new(config, vision_width, device),
+            former: QFormer::new(config, vision_width, false, device),
             text: config.text.then(|| Linear::new(text_width, config.width, true, device)),
+            text_norm: config.text.then(|| Norm::new(NormKind::Layer, config.width, EPS, device)),
             out: Linear::new(config.width, text_width, true, device),
         }
     }
@@ -256,14 +270,14 @@ impl QFormerFusion {
     /// Queries that have seen the picture, and the question where they read it.
     pub fn forward(&self, picture: Tensor<3>, question: Option<Question>) -> Tensor<3> {
         let [queries, _] = self.former.queries.dims();
-        let (text, mask) = match (&self.text, question) {
-            (Some(map), Some((rows, padding))) => {
+        let (text, mask) = match (&self.text, &self.text_norm, question) {
+            (Some(map), Some(norm), Some((rows, padding))) => {
                 let mask = padding.clone().map(|padding| {
                     let texts = padding.dims()[0];
                     let open = Tensor::zeros([texts, 1, queries], &padding.device());
                     Tensor::cat(vec![open, padding], 2)
                 });
-                (Some(with_places(map.forward(rows), padding)), mask)
+                (Some(with_places(norm.forward(map.forward(rows)), padding)), mask)
             }
             _ => (None, None),
         };
