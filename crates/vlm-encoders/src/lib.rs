@@ -15,7 +15,7 @@
 #![warn(missing_docs)]
 
 mod blueprint;
-mod checkpoint;
+pub mod checkpoint;
 mod clip;
 mod encode;
 mod error;

@@ -1,1 +1,154 @@
 //! Fusion strategies: how what an image tower sees reaches a language model.
+//!
+//! | kind | rows in the decoder's sequence | reads the question | choose it |
+//! |---|---|---|---|
+//! | [`resampler`] | as many as latents | no | for a set number of rows, whatever the picture's size |
+//! | [`q_former`] | as many as queries | if asked to | with frozen towers on both sides and much data |
+//! | [`gated`] | none | no | for many pictures, or a language model that must not change |
+//! | [`co_attention`] | as many as patches or squares | yes | when the question decides what matters |
+//! | [`merged`] | as many as patches or squares | yes | the same with fewer weights |
+//!
+//! [`Fusion`] is any of them, built of a [`FusionConfig`].
+
+pub mod co_attention;
+mod config;
+mod connection;
+pub mod gated;
+pub mod merged;
+pub mod names;
+mod places;
+pub mod pool;
+pub mod q_former;
+pub mod resampler;
+mod start;
+
+pub use co_attention::{CoAttention, CoAttentionConfig, CoAttentionFusion, CoStyle};
+pub use config::FusionConfig;
+pub use connection::Connection;
+pub use gated::{GatedBlocks, GatedConfig, GatedFusion, Memory, Recent};
+pub use merged::{Merged, MergedConfig, MergedFusion};
+pub use q_former::{QFormer, QFormerConfig, QFormerFusion};
+pub use resampler::{Resampler, ResamplerConfig, ResamplerFusion, ResamplerStyle};
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+use crate::Error;
+
+/// A question as the decoder looks it up, `[pictures, tokens, text width]`, and what hides its
+/// padding, `[pictures or 1, 1, tokens]`: 0 for tokens, [`MASKED`](vlm_nn::ops::MASKED) for others.
+///
+/// Never the answer: what is fused stands before it.
+pub type Question = (Tensor<3>, Option<Tensor<3>>);
+
+/// A fusion strategy.
+#[derive(Module, Debug)]
+// A model has one.
+#[allow(clippy::large_enum_variant)]
+pub enum Fusion {
+    /// Perceiver resampler.
+    Resampler(ResamplerFusion),
+    /// Q-Former.
+    QFormer(QFormerFusion),
+    /// Gated cross-attention: what makes the memories; [`GatedBlocks`] look at them.
+    Gated(GatedFusion),
+    /// Co-attention.
+    CoAttention(CoAttentionFusion),
+    /// Merged attention.
+    Merged(MergedFusion),
+}
+
+impl Fusion {
+    /// A blank module between towers of these widths.
+    ///
+    /// # Errors
+    /// [`Error::Fusion`] if the choices fit no module.
+    pub fn new(
+        config: &FusionConfig,
+        vision_width: usize,
+        text_width: usize,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        config.check()?;
+        let (vision, text) = (vision_width, text_width);
+        Ok(match config {
+            FusionConfig::Resampler(config) => {
+                Fusion::Resampler(ResamplerFusion::new(config, vision, text, device))
+            }
+            FusionConfig::QFormer(config) => {
+                Fusion::QFormer(QFormerFusion::new(config, vision, text, device))
+            }
+            FusionConfig::Gated(config) => Fusion::Gated(GatedFusion {
+                resampler: Resampler::new(&config.resampler, vision, device),
+            }),
+            FusionConfig::CoAttention(config) => {
+                Fusion::CoAttention(CoAttentionFusion::new(config, vision, text, device))
+            }
+            FusionConfig::Merged(config) => {
+                Fusion::Merged(MergedFusion::new(config, vision, text, device))
+            }
+        })
+    }
+
+    /// What the decoder needs of pictures.
+    ///
+    /// - `picture: [pictures, patches, vision width]`, the patches of `grid` (rows, columns), row
+    ///   after row, without class tokens
+    /// - `question`: see [`Question`]; kinds that read none leave it
+    ///
+    /// Returns `[pictures, rows, text width]`, to stand in the decoder's sequence; of gated
+    /// cross-attention the memories `[pictures, latents, vision width]` for
+    /// [`GatedBlocks::remember`].
+    ///
+    /// # Panics
+    /// If the grid has not as many patches as the picture.
+    pub fn fuse(
+        &self,
+        picture: Tensor<3>,
+        grid: (usize, usize),
+        question: Option<Question>,
+    ) -> Tensor<3> {
+        match self {
+            Fusion::Resampler(module) => module.forward(picture),
+            Fusion::QFormer(module) => module.forward(picture, question),
+            Fusion::Gated(module) => module.resampler.forward(picture, None),
+            Fusion::CoAttention(module) => module.forward(picture, grid, question),
+            Fusion::Merged(module) => module.forward(picture, grid, question),
+        }
+    }
+
+    /// How many places of the decoder's sequence a picture of this grid takes.
+    pub fn rows(&self, grid: (usize, usize)) -> usize {
+        let squares = |side| {
+            let (rows, cols) = pool::pooled(grid, side);
+            rows * cols
+        };
+        match self {
+            Fusion::Resampler(module) => module.resampler.latents.dims()[0],
+            Fusion::QFormer(module) => module.former.queries.dims()[0],
+            Fusion::Gated(_) => 0,
+            Fusion::CoAttention(module) => squares(module.pool),
+            Fusion::Merged(module) => squares(module.pool),
+        }
+    }
+
+    /// Whether what a picture becomes depends on the question: then it cannot be kept for another
+    /// one, nor can questions be packed behind it.
+    pub fn reads_question(&self) -> bool {
+        match self {
+            Fusion::QFormer(module) => module.text.is_some(),
+            Fusion::CoAttention(_) | Fusion::Merged(_) => true,
+            Fusion::Resampler(_) | Fusion::Gated(_) => false,
+        }
+    }
+
+    /// The number of values that it learns.
+    pub fn parameters(&self) -> usize {
+        count(self)
+    }
+}
+
+/// The number of values in a module, without making blank ones.
+pub fn count<M: Module>(module: &M) -> usize {
+    vlm_nn::params::list(module).iter().map(vlm_nn::params::ParamInfo::len).sum()
+}

@@ -1,0 +1,81 @@
+//! Which fusion a model has, as its configuration says it.
+
+use serde::{Deserialize, Serialize};
+
+use super::{CoAttentionConfig, GatedConfig, MergedConfig, QFormerConfig, ResamplerConfig};
+use crate::Error;
+
+/// A fusion strategy and its choices: `{"kind": "resampler", "latents": 32}`. What is left out has
+/// the published value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum FusionConfig {
+    /// Perceiver resampler (Flamingo, Idefics2).
+    Resampler(ResamplerConfig),
+    /// Q-Former (BLIP-2).
+    QFormer(QFormerConfig),
+    /// Gated cross-attention (Flamingo).
+    Gated(GatedConfig),
+    /// Co-attention (METER, ViLBERT).
+    CoAttention(CoAttentionConfig),
+    /// Merged attention (ViLT).
+    Merged(MergedConfig),
+}
+
+impl FusionConfig {
+    /// The kind's name, as in a configuration.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            FusionConfig::Resampler(_) => "resampler",
+            FusionConfig::QFormer(_) => "q-former",
+            FusionConfig::Gated(_) => "gated",
+            FusionConfig::CoAttention(_) => "co-attention",
+            FusionConfig::Merged(_) => "merged",
+        }
+    }
+
+    /// Whether a module can be built of it.
+    ///
+    /// # Errors
+    /// [`Error::Fusion`] names the kind and the key.
+    pub fn check(&self) -> Result<(), Error> {
+        match self {
+            FusionConfig::Resampler(config) => config.check("resampler"),
+            FusionConfig::QFormer(config) => config.check(),
+            FusionConfig::Gated(config) => config.check(),
+            FusionConfig::CoAttention(config) => config.check(),
+            FusionConfig::Merged(config) => config.check(),
+        }
+    }
+}
+
+/// Checks of the choices of one kind.
+pub(super) struct Checks(pub &'static str);
+
+impl Checks {
+    fn wrong(&self, reason: String) -> Error {
+        Error::Fusion { kind: self.0, reason }
+    }
+
+    pub fn positive(&self, key: &str, value: usize) -> Result<&Self, Error> {
+        match value {
+            0 => Err(self.wrong(format!("{key} is 0; give 1 or more"))),
+            _ => Ok(self),
+        }
+    }
+
+    pub fn divides(
+        &self,
+        key: &str,
+        value: usize,
+        whole_key: &str,
+        whole: usize,
+    ) -> Result<&Self, Error> {
+        if whole.is_multiple_of(value) {
+            return Ok(self);
+        }
+        Err(self.wrong(format!(
+            "{whole_key} = {whole} is no multiple of {key} = {value}; change one of them"
+        )))
+    }
+}
