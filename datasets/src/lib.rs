@@ -23,7 +23,9 @@
 
 mod augment;
 mod batching;
+mod conversations;
 mod error;
+mod files;
 mod formats;
 mod geometry;
 mod loader;
@@ -31,6 +33,7 @@ mod set;
 
 pub use augment::{Augment, augment, blend, flatten};
 pub use batching::{grouped, order, plain};
+pub use conversations::{Conversation, Conversations, Region, Role, Turn};
 pub use error::Error;
 pub use loader::{Batches, Loader};
 pub use set::{Dataset, Sample};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, formats};
+use crate::{Error, files, formats};
 
 /// A picture and what is said of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +37,7 @@ pub struct Dataset {
 /// The sets that this repository ships, in `datasets/NAME`.
 const SHIPPED: [&str; 1] = ["emoji"];
 /// The sets that `cargo xtask data NAME` makes, in `datasets/.cache/NAME`.
-const FETCHED: [&str; 3] = ["fashion-mnist", "openclipart", "tuxpaint"];
+const FETCHED: [&str; 4] = ["easy-vqa", "fashion-mnist", "openclipart", "tuxpaint"];
 
 impl Dataset {
     /// Opens `PATH[:SPLIT]`, or a shipped or fetched `NAME[:SPLIT]`.
@@ -51,14 +51,7 @@ impl Dataset {
     /// # Errors
     /// If there is no such set, or anything in it cannot be used; the message names the line.
     pub fn open(spec: &str, default_split: &str) -> Result<Self, Error> {
-        let whole = Path::new(spec);
-        let (name, split) = match spec.rsplit_once(':') {
-            Some((name, split)) if !whole.exists() && !split.contains(['/', '\\']) => {
-                (name, Some(split))
-            }
-            _ => (spec, None),
-        };
-        let path = if Path::new(name).exists() { PathBuf::from(name) } else { named(name, spec)? };
+        let (path, split) = locate(spec)?;
         let formats::Read { root, table, samples } = formats::read(&path, split, default_split)?;
         if samples.is_empty() {
             return Err(Error::Set { path, reason: "no sample in it; add some".into() });
@@ -102,6 +95,19 @@ impl Dataset {
             })
             .collect()
     }
+}
+
+/// The path of `PATH[:SPLIT]` or `NAME[:SPLIT]`, and the split if one is named.
+pub(crate) fn locate(spec: &str) -> Result<(PathBuf, Option<&str>), Error> {
+    let whole = Path::new(spec);
+    let (name, split) = match spec.rsplit_once(':') {
+        Some((name, split)) if !whole.exists() && !split.contains(['/', '\\']) => {
+            (name, Some(split))
+        }
+        _ => (spec, None),
+    };
+    let path = if Path::new(name).exists() { PathBuf::from(name) } else { named(name, spec)? };
+    Ok((path, split))
 }
 
 /// The folder of a shipped or fetched set.
@@ -152,7 +158,7 @@ fn labels(root: &Path, table: Option<&Path>, samples: &[Sample]) -> Result<Vec<S
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut listed = Vec::new();
     let mut places = HashMap::new();
-    for (line, label) in formats::lines(&path)? {
+    for (line, label) in files::lines(&path)? {
         if let Some(first) = places.insert(label.clone(), line) {
             return Err(Error::Line {
                 origin: format!("{}:{line}", path.display()),
