@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, files, formats};
+use crate::{Error, files, formats, scenes};
 
 /// A picture and what is said of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +37,7 @@ pub struct Dataset {
 /// The sets that this repository ships, in `datasets/NAME`.
 const SHIPPED: [&str; 1] = ["emoji"];
 /// The sets that `cargo xtask data NAME` makes, in `datasets/.cache/NAME`.
-const FETCHED: [&str; 4] = ["easy-vqa", "fashion-mnist", "openclipart", "tuxpaint"];
+const FETCHED: [&str; 5] = ["easy-vqa", "fashion-mnist", "openclipart", "scenes", "tuxpaint"];
 
 impl Dataset {
     /// Opens `PATH[:SPLIT]`, or a shipped or fetched `NAME[:SPLIT]`.
@@ -46,7 +46,8 @@ impl Dataset {
     /// .csv, .tsv; `default_split` if none is named), pictures with `.txt` captions beside
     /// them, or one folder of pictures a class. Sets are looked for by name in `$VLM_DATASETS`,
     /// in `datasets/` of this folder or one above it, and where this crate was built: shipped
-    /// ones there, those that `cargo xtask data` made in `.cache` there.
+    /// ones there, those that `cargo xtask data` made in `.cache` there. `scenes` is made on first
+    /// use.
     ///
     /// # Errors
     /// If there is no such set, or anything in it cannot be used; the message names the line.
@@ -126,12 +127,18 @@ fn named(name: &str, spec: &str) -> Result<PathBuf, Error> {
     let here = std::env::current_dir().ok();
     let above = here.iter().flat_map(|dir| dir.ancestors()).map(|dir| dir.join("datasets"));
     let built = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let found = given
-        .into_iter()
-        .chain(above)
-        .chain([built])
-        .map(|dir| dir.join(&place))
-        .find(|dir| dir.join("train.jsonl").exists());
+    let dirs: Vec<PathBuf> = given.into_iter().chain(above).chain([built]).collect();
+    let there = |dir: &PathBuf| match name {
+        "scenes" => scenes::is_made(dir),
+        _ => dir.join("train.jsonl").exists(),
+    };
+    let found = dirs.iter().map(|dir| dir.join(&place)).find(there);
+    if let (None, "scenes") = (&found, name) {
+        // It comes from a seed, not from anywhere else.
+        let dir = dirs.iter().find(|dir| dir.is_dir());
+        let dir = dir.ok_or_else(|| Error::NotFetched(name.to_owned()))?;
+        return scenes::make(&dir.join(".cache"), &scenes::SPLITS);
+    }
     found.ok_or_else(|| match SHIPPED.contains(&name) {
         true => Error::Gone(name.to_owned()),
         false => Error::NotFetched(name.to_owned()),

@@ -135,7 +135,9 @@ fn check(dir: &Path) -> Result<()> {
             let name = path.file_stem().unwrap_or_default().to_string_lossy();
             if asks {
                 let set = Conversations::open(&path.to_string_lossy(), "train")?;
-                eprintln!("  {name}: {} questions", set.samples.len());
+                let captions = name.starts_with("captions");
+                let what = if captions { "pictures" } else { "questions" };
+                eprintln!("  {name}: {} {what}", set.samples.len());
                 continue;
             }
             let set = Dataset::open(&path.to_string_lossy(), "train")?;
@@ -166,5 +168,9 @@ fn list(entry: &Entry, datasets: &Path) {
     let size: u64 = entry.packages.iter().map(|package| package.size).sum();
     let names: Vec<&str> = entry.packages.iter().map(|package| package.spec).collect();
     println!("{}\n  {}\n  licence: {}\n  {made}", entry.name, entry.what, entry.licence);
+    if names.is_empty() {
+        println!("  from a seed");
+        return;
+    }
     println!("  from {} ({}; {fetched})", names.join(", "), mb(size));
 }
