@@ -1,15 +1,15 @@
 //! The file formats.
 
 use std::collections::HashMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::Value;
 
+use crate::files::{Finder, PICTURES, bad, collect, has_extension, lines, listing, text};
 use crate::{Error, Sample};
 
-/// Extensions that are looked at in folders.
-const PICTURES: [&str; 10] =
-    ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm"];
+/// Endings of caption files.
 const TABLES: [&str; 3] = ["jsonl", "csv", "tsv"];
 
 /// What was read.
@@ -24,27 +24,49 @@ pub(crate) struct Read {
 
 /// Reads a set.
 pub(crate) fn read(path: &Path, split: Option<&str>, default_split: &str) -> Result<Read, Error> {
-    let of = |root: PathBuf, file: &Path| {
-        let samples = table(&root, file)?;
-        Ok(Read { root, table: Some(file.to_owned()), samples })
+    let Place { root, table: file, entries } = find(path, split, default_split, &TABLES)?;
+    let samples = match &file {
+        Some(file) => table(&root, file)?,
+        None => folder(&root, &entries)?,
     };
+    Ok(Read { root, table: file, samples })
+}
+
+/// Where a set lies.
+pub(crate) struct Place {
+    /// The folder that pictures are relative to.
+    pub root: PathBuf,
+    /// The file that lists the samples; without it the folder itself does.
+    pub table: Option<PathBuf>,
+    /// What is in the folder, where that was looked at.
+    pub entries: Vec<PathBuf>,
+}
+
+/// Finds the file of a split, with one of the `endings` in the order of their liking.
+pub(crate) fn find(
+    path: &Path,
+    split: Option<&str>,
+    default_split: &str,
+    endings: &[&str],
+) -> Result<Place, Error> {
     if path.is_file() {
         let root = match path.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
             _ => PathBuf::from("."),
         };
-        return of(root, path);
+        return Ok(Place { root, table: Some(path.to_owned()), entries: Vec::new() });
     }
     let root = path.to_owned();
     let wanted = split.unwrap_or(default_split);
-    let named = TABLES.iter().map(|e| path.join(format!("{wanted}.{e}"))).find(|p| p.exists());
-    if let Some(file) = named {
-        return of(root, &file);
+    let named = endings.iter().map(|e| path.join(format!("{wanted}.{e}"))).find(|p| p.exists());
+    if named.is_some() {
+        return Ok(Place { root, table: named, entries: Vec::new() });
     }
     let entries = listing(path)?;
-    let tables: Vec<&PathBuf> = entries.iter().filter(|p| has_extension(p, &TABLES)).collect();
+    let tables: Vec<&PathBuf> = entries.iter().filter(|p| has_extension(p, endings)).collect();
     if let (None, [only]) = (split, tables.as_slice()) {
-        return of(root, only);
+        let table = Some((*only).clone());
+        return Ok(Place { root, table, entries });
     }
     if split.is_some() || !tables.is_empty() {
         let names: Vec<String> = tables
@@ -54,62 +76,11 @@ pub(crate) fn read(path: &Path, split: Option<&str>, default_split: &str) -> Res
         let reason = format!("there is no split `{wanted}`; there are: {}", names.join(", "));
         return Err(Error::Set { path: root, reason });
     }
-    Ok(Read { root, table: None, samples: folder(path, &entries)? })
+    Ok(Place { root, table: None, entries })
 }
 
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
-    move |source| Error::Io { path: path.to_owned(), source }
-}
-
-/// A folder's entries in a fixed order.
-fn listing(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(io(dir))? {
-        paths.push(entry.map_err(io(dir))?.path());
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-fn has_extension(path: &Path, list: &[&str]) -> bool {
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    path.is_file() && list.contains(&extension.to_ascii_lowercase().as_str())
-}
-
-/// The text of a file without a byte-order mark; bad UTF-8 is reported with its line.
-fn text(path: &Path) -> Result<String, Error> {
-    let bytes = std::fs::read(path).map_err(io(path))?;
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)),
-        Err(error) => {
-            let at = error.utf8_error().valid_up_to();
-            let line = error.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
-            Err(bad(path, line, "not UTF-8; save the file as UTF-8"))
-        }
-    }
-}
-
-fn bad(path: &Path, line: usize, reason: impl Into<String>) -> Error {
-    Error::Line { origin: format!("{}:{line}", path.display()), reason: reason.into() }
-}
-
-/// The lines of a file with their numbers; an empty one is an error.
-pub(crate) fn lines(path: &Path) -> Result<Vec<(usize, String)>, Error> {
-    let text = text(path)?;
-    let mut lines = Vec::new();
-    for (i, line) in text.lines().enumerate() {
-        if line.trim().is_empty() {
-            return Err(bad(path, i + 1, "the line is empty; remove it or fill it"));
-        }
-        lines.push((i + 1, line.trim().to_owned()));
-    }
-    if lines.is_empty() {
-        return Err(Error::Set { path: path.to_owned(), reason: "the file is empty".into() });
-    }
-    Ok(lines)
-}
-
-fn table(root: &Path, path: &Path) -> Result<Vec<Sample>, Error> {
+/// Reads a caption file.
+pub(crate) fn table(root: &Path, path: &Path) -> Result<Vec<Sample>, Error> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("jsonl") => jsonl(root, path),
         Some("csv" | "tsv") => csv(root, path),
@@ -131,41 +102,50 @@ struct Line {
 }
 
 fn jsonl(root: &Path, path: &Path) -> Result<Vec<Sample>, Error> {
-    let finder = Finder::new(root)?;
+    let mut finder = Finder::new(root)?;
     let mut samples = Vec::new();
     for (number, text) in lines(path)? {
-        let line: Line = serde_json::from_str(&text)
-            .map_err(|e| bad(path, number, format!("not a sample in JSON: {e}")))?;
-        let captions: Vec<String> =
-            line.caption.into_iter().chain(line.captions.into_iter().flatten()).collect();
-        let sample = Sample {
-            image: finder.find(&line.image).map_err(|reason| bad(path, number, reason))?,
-            image_ref: line.image,
-            captions,
-            label: line.label,
-            group: line.group,
-            origin: format!("{}:{number}", path.display()),
-        };
-        samples.push(checked(sample)?);
+        let refuse = |reason| bad(path, number, reason);
+        let value = serde_json::from_str(&text)
+            .map_err(|e| refuse(format!("not a sample in JSON: {e}")))?;
+        let origin = format!("{}:{number}", path.display());
+        samples.push(row(value, &mut finder, &origin).map_err(refuse)?);
     }
     Ok(samples)
 }
 
+/// A picture with captions, from a line of JSON; the reason is without its place.
+pub(crate) fn row(value: Value, finder: &mut Finder, origin: &str) -> Result<Sample, String> {
+    let asks = ["question", "conversations", "messages"].iter().any(|f| value.get(f).is_some());
+    if asks {
+        return Err("a question, not a caption; such a set is for tasks that generate text".into());
+    }
+    let line: Line =
+        serde_json::from_value(value).map_err(|e| format!("not a sample in JSON: {e}"))?;
+    let captions: Vec<String> =
+        line.caption.into_iter().chain(line.captions.into_iter().flatten()).collect();
+    checked(Sample {
+        image: finder.find(&line.image)?,
+        image_ref: line.image,
+        captions,
+        label: line.label,
+        group: line.group,
+        origin: origin.to_owned(),
+    })
+}
+
 /// Refuses a sample that says nothing, and gives one with a label only the label as caption.
-fn checked(mut sample: Sample) -> Result<Sample, Error> {
-    let refuse = |reason: &str| {
-        Err(Error::Line { origin: sample.origin.clone(), reason: reason.to_owned() })
-    };
+fn checked(mut sample: Sample) -> Result<Sample, String> {
     if sample.captions.iter().any(|caption| caption.trim().is_empty()) {
-        return refuse("a caption is empty; fill it or remove the line");
+        return Err("a caption is empty; fill it or remove the line".into());
     }
     if sample.label.as_ref().is_some_and(|label| label.trim().is_empty()) {
-        return refuse("the label is empty; fill it or leave it out");
+        return Err("the label is empty; fill it or leave it out".into());
     }
     if sample.captions.is_empty() {
         match &sample.label {
             Some(label) => sample.captions = vec![label.clone()],
-            None => return refuse("neither caption nor label; add one"),
+            None => return Err("neither caption nor label; add one".into()),
         }
     }
     Ok(sample)
@@ -182,7 +162,7 @@ const COLUMNS: [(&str, &str); 6] = [
 ];
 
 fn csv(root: &Path, path: &Path) -> Result<Vec<Sample>, Error> {
-    let finder = Finder::new(root)?;
+    let mut finder = Finder::new(root)?;
     // Empty lines are errors, which the reader would skip in silence.
     let rows = lines(path)?;
     let header = rows.first().map_or("", |(_, line)| line.as_str());
@@ -229,7 +209,8 @@ fn csv(root: &Path, path: &Path) -> Result<Vec<Sample>, Error> {
             label: filled("label"),
             group: filled("group"),
             origin: format!("{}:{number}", path.display()),
-        })?;
+        })
+        .map_err(|reason| bad(path, number, reason))?;
         match by_image.get(&image_ref) {
             // Several rows of one picture are its several captions.
             Some(i) => merge(&mut samples[*i], sample)?,
@@ -286,7 +267,7 @@ fn merge(into: &mut Sample, row: Sample) -> Result<(), Error> {
 }
 
 /// Pictures with captions beside them, or one folder of pictures a class.
-fn folder(root: &Path, entries: &[PathBuf]) -> Result<Vec<Sample>, Error> {
+pub(crate) fn folder(root: &Path, entries: &[PathBuf]) -> Result<Vec<Sample>, Error> {
     let mut pictures = Vec::new();
     collect(root, &mut pictures)?;
     let captioned = pictures.iter().any(|p| p.with_extension("txt").exists());
@@ -318,49 +299,6 @@ fn folder(root: &Path, entries: &[PathBuf]) -> Result<Vec<Sample>, Error> {
         samples.push(Sample { image, image_ref, captions, label, group: None, origin });
     }
     Ok(samples)
-}
-
-fn collect(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), Error> {
-    for path in listing(dir)? {
-        if path.is_dir() && !path.is_symlink() {
-            collect(&path, found)?;
-        } else if has_extension(&path, &PICTURES) {
-            found.push(path);
-        }
-    }
-    Ok(())
-}
-
-/// Finds pictures below a folder and nowhere else.
-struct Finder {
-    root: PathBuf,
-    canonical: PathBuf,
-}
-
-impl Finder {
-    fn new(root: &Path) -> Result<Self, Error> {
-        let canonical = root.canonicalize().map_err(io(root))?;
-        Ok(Finder { root: root.to_owned(), canonical })
-    }
-
-    fn find(&self, name: &str) -> Result<PathBuf, String> {
-        if name.is_empty() {
-            return Err("no picture is named; fill the field".into());
-        }
-        let relative = Path::new(name);
-        if relative.components().any(|c| !matches!(c, Component::Normal(_) | Component::CurDir)) {
-            return Err(format!("picture `{name}` climbs out of the folder; use a path inside it"));
-        }
-        let path = self.root.join(relative);
-        match path.canonicalize() {
-            Err(_) => Err(format!("picture `{name}` is missing; there is no {}", path.display())),
-            Ok(real) if !real.starts_with(&self.canonical) => Err(format!(
-                "picture `{name}` is a link out of the folder; put the picture itself there"
-            )),
-            Ok(real) if real.is_dir() => Err(format!("picture `{name}` is a folder")),
-            Ok(_) => Ok(path),
-        }
-    }
 }
 
 #[cfg(test)]

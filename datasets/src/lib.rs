@@ -23,14 +23,19 @@
 
 mod augment;
 mod batching;
+mod conversations;
 mod error;
+mod files;
 mod formats;
 mod geometry;
 mod loader;
+mod scenes;
 mod set;
 
 pub use augment::{Augment, augment, blend, flatten};
 pub use batching::{grouped, order, plain};
+pub use conversations::{Conversation, Conversations, Region, Role, Turn};
 pub use error::Error;
 pub use loader::{Batches, Loader};
+pub use scenes::write_scenes;
 pub use set::{Dataset, Sample};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, formats};
+use crate::{Error, files, formats, scenes};
 
 /// A picture and what is said of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +37,7 @@ pub struct Dataset {
 /// The sets that this repository ships, in `datasets/NAME`.
 const SHIPPED: [&str; 1] = ["emoji"];
 /// The sets that `cargo xtask data NAME` makes, in `datasets/.cache/NAME`.
-const FETCHED: [&str; 3] = ["fashion-mnist", "openclipart", "tuxpaint"];
+const FETCHED: [&str; 5] = ["easy-vqa", "fashion-mnist", "openclipart", "scenes", "tuxpaint"];
 
 impl Dataset {
     /// Opens `PATH[:SPLIT]`, or a shipped or fetched `NAME[:SPLIT]`.
@@ -46,19 +46,13 @@ impl Dataset {
     /// .csv, .tsv; `default_split` if none is named), pictures with `.txt` captions beside
     /// them, or one folder of pictures a class. Sets are looked for by name in `$VLM_DATASETS`,
     /// in `datasets/` of this folder or one above it, and where this crate was built: shipped
-    /// ones there, those that `cargo xtask data` made in `.cache` there.
+    /// ones there, those that `cargo xtask data` made in `.cache` there. `scenes` is made on first
+    /// use.
     ///
     /// # Errors
     /// If there is no such set, or anything in it cannot be used; the message names the line.
     pub fn open(spec: &str, default_split: &str) -> Result<Self, Error> {
-        let whole = Path::new(spec);
-        let (name, split) = match spec.rsplit_once(':') {
-            Some((name, split)) if !whole.exists() && !split.contains(['/', '\\']) => {
-                (name, Some(split))
-            }
-            _ => (spec, None),
-        };
-        let path = if Path::new(name).exists() { PathBuf::from(name) } else { named(name, spec)? };
+        let (path, split) = locate(spec)?;
         let formats::Read { root, table, samples } = formats::read(&path, split, default_split)?;
         if samples.is_empty() {
             return Err(Error::Set { path, reason: "no sample in it; add some".into() });
@@ -104,6 +98,19 @@ impl Dataset {
     }
 }
 
+/// The path of `PATH[:SPLIT]` or `NAME[:SPLIT]`, and the split if one is named.
+pub(crate) fn locate(spec: &str) -> Result<(PathBuf, Option<&str>), Error> {
+    let whole = Path::new(spec);
+    let (name, split) = match spec.rsplit_once(':') {
+        Some((name, split)) if !whole.exists() && !split.contains(['/', '\\']) => {
+            (name, Some(split))
+        }
+        _ => (spec, None),
+    };
+    let path = if Path::new(name).exists() { PathBuf::from(name) } else { named(name, spec)? };
+    Ok((path, split))
+}
+
 /// The folder of a shipped or fetched set.
 fn named(name: &str, spec: &str) -> Result<PathBuf, Error> {
     let place = if SHIPPED.contains(&name) {
@@ -120,12 +127,18 @@ fn named(name: &str, spec: &str) -> Result<PathBuf, Error> {
     let here = std::env::current_dir().ok();
     let above = here.iter().flat_map(|dir| dir.ancestors()).map(|dir| dir.join("datasets"));
     let built = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let found = given
-        .into_iter()
-        .chain(above)
-        .chain([built])
-        .map(|dir| dir.join(&place))
-        .find(|dir| dir.join("train.jsonl").exists());
+    let dirs: Vec<PathBuf> = given.into_iter().chain(above).chain([built]).collect();
+    let there = |dir: &PathBuf| match name {
+        "scenes" => scenes::is_made(dir),
+        _ => dir.join("train.jsonl").exists(),
+    };
+    let found = dirs.iter().map(|dir| dir.join(&place)).find(there);
+    if let (None, "scenes") = (&found, name) {
+        // It comes from a seed, not from anywhere else.
+        let dir = dirs.iter().find(|dir| dir.is_dir());
+        let dir = dir.ok_or_else(|| Error::NotFetched(name.to_owned()))?;
+        return scenes::make(&dir.join(".cache"), &scenes::SPLITS);
+    }
     found.ok_or_else(|| match SHIPPED.contains(&name) {
         true => Error::Gone(name.to_owned()),
         false => Error::NotFetched(name.to_owned()),
@@ -152,7 +165,7 @@ fn labels(root: &Path, table: Option<&Path>, samples: &[Sample]) -> Result<Vec<S
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut listed = Vec::new();
     let mut places = HashMap::new();
-    for (line, label) in formats::lines(&path)? {
+    for (line, label) in files::lines(&path)? {
         if let Some(first) = places.insert(label.clone(), line) {
             return Err(Error::Line {
                 origin: format!("{}:{line}", path.display()),

@@ -142,7 +142,7 @@ const TWEMOJI: Package = Package {
 };
 
 /// All there is.
-pub const ALL: [Entry; 8] = [
+pub const ALL: [Entry; 9] = [
     Entry {
         name: "emoji",
         what: "emoji in three art styles, 64x64, with captions; shipped in datasets/emoji",
@@ -177,6 +177,13 @@ pub const ALL: [Entry; 8] = [
         licence: "MIT (Victor Zhou)",
         kind: Kind::Set,
         packages: &[&EASY_VQA],
+    },
+    Entry {
+        name: "scenes",
+        what: "10,000 pictures of coloured shapes in relations, with captions, questions and boxes",
+        licence: "as this repository",
+        kind: Kind::Set,
+        packages: &[],
     },
     Entry {
         name: "minilm",

