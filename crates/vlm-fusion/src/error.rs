@@ -78,4 +78,63 @@ pub enum Error {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// Pictures that the text has no place for, or places without a picture.
+    #[error(
+        "the prompt has {places} `{token}` and there are {pictures} pictures; write `{token}` once for each picture"
+    )]
+    Pictures {
+        /// Pictures that were given.
+        pictures: usize,
+        /// Places in the text.
+        places: usize,
+        /// What marks a place.
+        token: String,
+    },
+    /// A tokenizer that does not know the token of pictures.
+    #[error(
+        "{}: no token `{token}` with id {id}, by which config.json marks pictures; copy the tokenizer's files again", dir.display()
+    )]
+    NoImageToken {
+        /// The folder.
+        dir: PathBuf,
+        /// The token.
+        token: String,
+        /// Its id in `config.json`.
+        id: i64,
+    },
+    /// Tokens for pictures and rows of pictures that do not pair.
+    #[error(
+        "{tokens} picture tokens stand in the prompt, but the pictures have {features} rows; processor_config.json and config.json disagree, or the text itself holds the picture token"
+    )]
+    PictureTokens {
+        /// In the prompt.
+        tokens: usize,
+        /// Of the pictures.
+        features: usize,
+    },
+    /// A conversation of several turns for a model that knows no chat.
+    #[error("{turns} turns, but the model has no chat template; give one question and one answer")]
+    NoTemplate {
+        /// Of the conversation.
+        turns: usize,
+    },
+    /// A chat template that writes earlier turns in another way once there are later ones.
+    #[error(
+        "the chat template writes turn {} in another way than it asks for it, so that it cannot be learned; give the model another template", turn + 1
+    )]
+    TurnsRewritten {
+        /// Which turn.
+        turn: usize,
+    },
+    /// A tokenizer without an end.
+    #[error("the tokenizer has no end token, by which an answer would end; name its eos_token")]
+    NoEnd,
+    /// Parts that make no model together.
+    #[error("{}: {reason}", path.display())]
+    Assemble {
+        /// The folder that does not fit.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
 }

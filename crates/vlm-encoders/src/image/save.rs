@@ -13,10 +13,15 @@ use super::processor::{ImageProcessor, Resize};
 /// # Errors
 /// See [`ImageProcessor::save`].
 pub(super) fn write(processor: &ImageProcessor, dir: &Path) -> Result<(), ImageError> {
-    let value = fields(processor)?;
+    let text = text(processor)?;
     let file = dir.join(FILE);
-    std::fs::write(&file, format!("{value:#}\n"))
+    std::fs::write(&file, text)
         .map_err(|source| ImageError::Io { name: file.display().to_string(), source })
+}
+
+/// What the file holds.
+pub(super) fn text(processor: &ImageProcessor) -> Result<String, ImageError> {
+    Ok(format!("{:#}\n", fields(processor)?))
 }
 
 /// The fields that the class writes. A step that is off keeps the class's usual numbers.
@@ -41,11 +46,22 @@ fn fields(processor: &ImageProcessor) -> Result<Value, ImageError> {
             return fail("it has no resizing of the shorter edge");
         }
         Some(Resize::Patches(_)) if usual.patching().is_none() => return fail("it has no patches"),
-        Some(Resize::Exact { .. }) if usual.patching().is_some() => {
+        Some(Resize::Exact { .. }) if usual.patching().is_some() || usual.tiling().is_some() => {
             return fail("it has no resizing to an exact size");
         }
-        _ if usual.patching().is_some() && processor.resize.is_none() => {
+        Some(Resize::Tiles(_)) if usual.tiling().is_none() => return fail("it has no tiles"),
+        _ if processor.resize.is_none()
+            && (usual.patching().is_some() || usual.tiling().is_some()) =>
+        {
             return fail("it cannot do without resizing");
+        }
+        Some(Resize::Tiles(tiling)) => {
+            value["do_resize"] = json!(tiling.longest_edge.is_some());
+            value["do_image_splitting"] = json!(tiling.split);
+            value["do_pad"] = json!(true);
+            value["max_image_size"] = json!({ "longest_edge": tiling.tile });
+            let usual = usual.tiling().and_then(|tiling| tiling.longest_edge);
+            value["size"] = json!({ "longest_edge": tiling.longest_edge.or(usual) });
         }
         Some(Resize::ShortestEdge(edge)) => value["size"] = json!({ "shortest_edge": edge }),
         Some(Resize::Exact { height, width }) => {

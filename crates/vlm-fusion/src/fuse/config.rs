@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CoAttentionConfig, GatedConfig, MergedConfig, QFormerConfig, ResamplerConfig};
+use super::{
+    CoAttentionConfig, GatedConfig, LinearConfig, MergedConfig, MlpConfig, PixelShuffleConfig,
+    QFormerConfig, ResamplerConfig, pool,
+};
 use crate::Error;
 
 /// A fusion strategy and its choices: `{"kind": "resampler", "latents": 32}`. What is left out has
@@ -10,6 +13,12 @@ use crate::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum FusionConfig {
+    /// One linear map (PaliGemma).
+    Linear(LinearConfig),
+    /// Two linear maps (LLaVA).
+    Mlp(MlpConfig),
+    /// Squares of patches, and a linear map (SmolVLM).
+    PixelShuffle(PixelShuffleConfig),
     /// Perceiver resampler (Flamingo, Idefics2).
     Resampler(ResamplerConfig),
     /// Q-Former (BLIP-2).
@@ -26,11 +35,35 @@ impl FusionConfig {
     /// The kind's name, as in a configuration.
     pub fn kind(&self) -> &'static str {
         match self {
+            FusionConfig::Linear(_) => "linear",
+            FusionConfig::Mlp(_) => "mlp",
+            FusionConfig::PixelShuffle(_) => "pixel-shuffle",
             FusionConfig::Resampler(_) => "resampler",
             FusionConfig::QFormer(_) => "q-former",
             FusionConfig::Gated(_) => "gated",
             FusionConfig::CoAttention(_) => "co-attention",
             FusionConfig::Merged(_) => "merged",
+        }
+    }
+
+    /// How many places of the decoder's sequence a picture takes, of which `seen` tokens reach the
+    /// fusion: the patches of a grid (rows, columns), and class tokens if they are not left out.
+    pub fn rows(&self, seen: usize, grid: (usize, usize)) -> usize {
+        let squares = |side| {
+            let (rows, cols) = pool::pooled(grid, side);
+            rows * cols
+        };
+        match self {
+            FusionConfig::Linear(LinearConfig { pool: 1, .. })
+            | FusionConfig::Mlp(MlpConfig { pool: 1, .. }) => seen,
+            FusionConfig::Linear(LinearConfig { pool, .. })
+            | FusionConfig::Mlp(MlpConfig { pool, .. }) => squares(*pool),
+            FusionConfig::PixelShuffle(config) => seen / (config.factor * config.factor),
+            FusionConfig::Resampler(config) => config.latents,
+            FusionConfig::QFormer(config) => config.queries,
+            FusionConfig::Gated(_) => 0,
+            FusionConfig::CoAttention(config) => squares(config.pool),
+            FusionConfig::Merged(config) => squares(config.pool),
         }
     }
 
@@ -40,6 +73,13 @@ impl FusionConfig {
     /// [`Error::Fusion`] names the kind and the key.
     pub fn check(&self) -> Result<(), Error> {
         match self {
+            FusionConfig::Linear(LinearConfig { pool, .. })
+            | FusionConfig::Mlp(MlpConfig { pool, .. }) => {
+                Checks(self.kind()).positive("pool", *pool).map(|_| ())
+            }
+            FusionConfig::PixelShuffle(config) => {
+                Checks("pixel-shuffle").positive("factor", config.factor).map(|_| ())
+            }
             FusionConfig::Resampler(config) => config.check("resampler"),
             FusionConfig::QFormer(config) => config.check(),
             FusionConfig::Gated(config) => config.check(),

@@ -2,6 +2,9 @@
 //!
 //! | kind | rows in the decoder's sequence | reads the question | choose it |
 //! |---|---|---|---|
+//! | [`linear`] | as many as patches or squares | no | where the decoder is trained with it |
+//! | [`mlp`] | as many as patches or squares | no | first: the simplest that aligns frozen towers |
+//! | [`pixel_shuffle`] | one for a square of patches | no | for a small decoder, or many pictures |
 //! | [`resampler`] | as many as latents | no | for a set number of rows, whatever the picture's size |
 //! | [`q_former`] | as many as queries | if asked to | with frozen towers on both sides and much data |
 //! | [`gated`] | none | no | for many pictures, or a language model that must not change |
@@ -14,8 +17,11 @@ pub mod co_attention;
 mod config;
 mod connection;
 pub mod gated;
+pub mod linear;
 pub mod merged;
+pub mod mlp;
 pub mod names;
+pub mod pixel_shuffle;
 mod places;
 pub mod pool;
 pub mod q_former;
@@ -26,7 +32,10 @@ pub use co_attention::{CoAttention, CoAttentionConfig, CoAttentionFusion, CoStyl
 pub use config::FusionConfig;
 pub use connection::Connection;
 pub use gated::{GatedBlocks, GatedConfig, GatedFusion, Memory, Recent};
+pub use linear::{LinearConfig, LinearFusion};
 pub use merged::{Merged, MergedConfig, MergedFusion};
+pub use mlp::{MlpConfig, MlpFusion};
+pub use pixel_shuffle::{PixelShuffleConfig, PixelShuffleFusion};
 pub use q_former::{QFormer, QFormerConfig, QFormerFusion};
 pub use resampler::{Resampler, ResamplerConfig, ResamplerFusion, ResamplerStyle};
 
@@ -46,6 +55,12 @@ pub type Question = (Tensor<3>, Option<Tensor<3>>);
 // A model has one.
 #[allow(clippy::large_enum_variant)]
 pub enum Fusion {
+    /// One linear map.
+    Linear(LinearFusion),
+    /// Two linear maps.
+    Mlp(MlpFusion),
+    /// Squares of patches, and a linear map.
+    PixelShuffle(PixelShuffleFusion),
     /// Perceiver resampler.
     Resampler(ResamplerFusion),
     /// Q-Former.
@@ -72,6 +87,13 @@ impl Fusion {
         config.check()?;
         let (vision, text) = (vision_width, text_width);
         Ok(match config {
+            FusionConfig::Linear(config) => {
+                Fusion::Linear(LinearFusion::new(config, vision, text, device))
+            }
+            FusionConfig::Mlp(config) => Fusion::Mlp(MlpFusion::new(config, vision, text, device)),
+            FusionConfig::PixelShuffle(config) => {
+                Fusion::PixelShuffle(PixelShuffleFusion::new(config, vision, text, device))
+            }
             FusionConfig::Resampler(config) => {
                 Fusion::Resampler(ResamplerFusion::new(config, vision, text, device))
             }
@@ -109,6 +131,9 @@ impl Fusion {
         question: Option<Question>,
     ) -> Tensor<3> {
         match self {
+            Fusion::Linear(module) => module.forward(picture, grid),
+            Fusion::Mlp(module) => module.forward(picture, grid),
+            Fusion::PixelShuffle(module) => module.forward(picture, grid),
             Fusion::Resampler(module) => module.forward(picture),
             Fusion::QFormer(module) => module.forward(picture, question),
             Fusion::Gated(module) => module.resampler.forward(picture, None),
@@ -124,6 +149,9 @@ impl Fusion {
             rows * cols
         };
         match self {
+            Fusion::Linear(module) => squares(module.pool()),
+            Fusion::Mlp(module) => squares(module.pool()),
+            Fusion::PixelShuffle(module) => (grid.0 / module.factor()) * (grid.1 / module.factor()),
             Fusion::Resampler(module) => module.resampler.latents.dims()[0],
             Fusion::QFormer(module) => module.former.queries.dims()[0],
             Fusion::Gated(_) => 0,
@@ -138,7 +166,7 @@ impl Fusion {
         match self {
             Fusion::QFormer(module) => module.text.is_some(),
             Fusion::CoAttention(_) | Fusion::Merged(_) => true,
-            Fusion::Resampler(_) | Fusion::Gated(_) => false,
+            _ => false,
         }
     }
 

@@ -1,0 +1,84 @@
+//! What the model foretells of rows.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use vlm_nn::Pass;
+use vlm_nn::ops::cross_entropy;
+
+use super::pack::{Row, mask};
+use crate::{Error, GenerativeModel};
+
+/// Pictures of one height and width, as the fusion takes them.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// `[pictures, tokens, width]`, what [`GenerativeModel::look_at`] says.
+    pub states: Tensor<3>,
+    /// Height and width of the pictures in pixels.
+    pub size: (usize, usize),
+}
+
+impl GenerativeModel {
+    /// Logits of the places where tokens are foretold, row after row, `[answers, vocabulary]`.
+    ///
+    /// `pictures` are those of all rows, in order; `prefix` tells for each row how many tokens see
+    /// each other both ways.
+    ///
+    /// # Errors
+    /// [`Error::PictureTokens`] if the pictures have another number of rows than there are tokens
+    /// for them.
+    pub fn foretell(
+        &self,
+        rows: &[Row],
+        pictures: Option<Seen>,
+        prefix: Option<&[usize]>,
+    ) -> Result<Tensor<2>, Error> {
+        let device = self.device();
+        let tokens = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
+        let ids: Vec<i64> = rows.iter().flat_map(|row| filled(&row.ids, 0, tokens)).collect();
+        let pictures = pictures.map(|seen| {
+            let rows = self.fuse(seen.states, seen.size);
+            let [pictures, each, width] = rows.dims();
+            rows.reshape([pictures * each, width])
+        });
+        let x = self.rows_with(&ids, pictures)?;
+        let width = x.dims()[1];
+        let x = x.reshape([rows.len(), tokens, width]);
+        let mask = mask(rows, prefix, tokens, &device);
+        let mut pass = Pass::new();
+        if mask.is_some() {
+            let positions =
+                rows.iter().map(|row| filled(&row.positions, 0, tokens).collect()).collect();
+            pass = pass.with_positions(positions).with_mask(mask).open();
+        }
+        let states = self.text.extend(x, &mut pass).reshape([rows.len() * tokens, width]);
+        let places: Vec<i64> = rows
+            .iter()
+            .enumerate()
+            .flat_map(|(i, row)| row.answers.iter().map(move |(place, _)| i * tokens + place))
+            .map(|place| place as i64)
+            .collect();
+        let answers = places.len();
+        let places: Tensor<1, Int> = Tensor::from_data(TensorData::new(places, [answers]), &device);
+        let logits = self.text.logits(states.select(0, places).reshape([1, answers, width]));
+        let vocabulary = logits.dims()[2];
+        Ok(logits.reshape([answers, vocabulary]))
+    }
+}
+
+/// The tokens that are foretold, row after row.
+pub fn answers(rows: &[Row]) -> Vec<i64> {
+    rows.iter().flat_map(|row| row.answers.iter().map(|(_, id)| *id)).collect()
+}
+
+/// The loss of each foretold token, `[answers]`, in nats.
+pub fn losses(logits: Tensor<2>, answers: &[i64], device: &Device) -> Tensor<1> {
+    let [rows, classes] = logits.dims();
+    let mut targets = vec![0f32; rows * classes];
+    for (row, id) in answers.iter().enumerate() {
+        targets[row * classes + *id as usize] = 1.0;
+    }
+    cross_entropy(logits, Tensor::from_data(TensorData::new(targets, [rows, classes]), device))
+}
+
+fn filled<T: Copy>(list: &[T], with: T, length: usize) -> impl Iterator<Item = T> + '_ {
+    list.iter().copied().chain(std::iter::repeat(with)).take(length)
+}

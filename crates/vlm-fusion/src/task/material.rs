@@ -1,0 +1,105 @@
+//! A set of conversations, prepared for a model.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use vlm_datasets::{Conversation, Conversations, order};
+use vlm_train::BoxError;
+
+use super::lesson::Telling;
+use super::pack::Lesson;
+use crate::GenerativeFolder;
+
+/// Lessons, and which pictures each is about.
+#[derive(Debug)]
+pub struct Material {
+    /// One for each conversation, in their order.
+    pub lessons: Vec<Lesson>,
+    /// All pictures, each once.
+    pub pictures: Vec<PathBuf>,
+    /// The conversations about the same pictures, and which these are.
+    groups: Vec<(Vec<usize>, Vec<usize>)>,
+}
+
+impl Material {
+    /// Cuts conversations into tokens. `size` is the height and width of a prepared picture.
+    ///
+    /// # Errors
+    /// If one cannot be told to the model; the message names where it stands.
+    pub fn new(
+        data: &Conversations,
+        folder: &GenerativeFolder,
+        size: (usize, usize),
+        telling: Telling<'_>,
+    ) -> Result<Self, BoxError> {
+        let mut numbers: HashMap<&Path, usize> = HashMap::new();
+        let mut material = Material { lessons: vec![], pictures: vec![], groups: vec![] };
+        let mut group_of: HashMap<Vec<usize>, usize> = HashMap::new();
+        for (i, conversation) in data.samples.iter().enumerate() {
+            let of = if telling.blind { &[][..] } else { &conversation.pictures[..] };
+            let pictures: Vec<usize> = of
+                .iter()
+                .map(|path| {
+                    *numbers.entry(path).or_insert_with(|| {
+                        material.pictures.push(path.clone());
+                        material.pictures.len() - 1
+                    })
+                })
+                .collect();
+            let sizes = vec![size; pictures.len()];
+            let lesson = folder.lesson(conversation, &sizes, telling);
+            material.lessons.push(lesson.map_err(|e| format!("{}: {e}", place(conversation)))?);
+            let groups = &mut material.groups;
+            // Blind or not, what is drawn together is what is about one picture.
+            let key = match telling.blind {
+                true => vec![*numbers.entry(named(conversation)).or_insert(usize::MAX - i)],
+                false if pictures.is_empty() => vec![usize::MAX - i],
+                false => pictures.clone(),
+            };
+            let group = *group_of.entry(key).or_insert_with(|| {
+                groups.push((Vec::new(), pictures));
+                groups.len() - 1
+            });
+            groups[group].0.push(i);
+        }
+        Ok(material)
+    }
+
+    /// Which conversations stand in one row, and the row's pictures: at most `pack` about the same
+    /// pictures, at most `per_picture` of each in all. Drawn anew in each epoch.
+    pub fn rows(
+        &self,
+        (seed, epoch): (u64, u64),
+        pack: usize,
+        per_picture: usize,
+    ) -> Vec<(Vec<usize>, &[usize])> {
+        let mut rows = Vec::new();
+        for group in order(seed, epoch, self.groups.len()) {
+            let (members, pictures) = &self.groups[group];
+            let mut members = members.clone();
+            let mut rng = ChaCha8Rng::seed_from_u64(seed ^ epoch << 40 ^ (group as u64) << 8 ^ 3);
+            for i in (1..members.len()).rev() {
+                members.swap(i, rng.random_range(0..=i));
+            }
+            members.truncate(per_picture);
+            rows.extend(members.chunks(pack).map(|row| (row.to_vec(), pictures.as_slice())));
+        }
+        rows
+    }
+
+    /// How many [rows](Self::rows) an epoch has.
+    pub fn count(&self, pack: usize, per_picture: usize) -> usize {
+        self.groups.iter().map(|(members, _)| members.len().min(per_picture).div_ceil(pack)).sum()
+    }
+}
+
+/// Where a conversation stands.
+fn place(conversation: &Conversation) -> &str {
+    &conversation.origin
+}
+
+fn named(conversation: &Conversation) -> &Path {
+    conversation.pictures.first().map_or(Path::new(""), PathBuf::as_path)
+}

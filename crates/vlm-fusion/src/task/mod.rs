@@ -1,0 +1,381 @@
+//! Training on conversations about pictures, as a [`Task`].
+//!
+//! The loss is on answers only. What a locked image tower says is computed once and kept on disk;
+//! several questions about one picture share it in one row ([`Row`]).
+
+mod config;
+mod forward;
+mod lesson;
+mod material;
+mod pack;
+
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+use vlm_datasets::{Conversations, Error as DataError, order};
+use vlm_encoders::image::Pixels;
+use vlm_encoders::{Float, batch_pixels};
+use vlm_train::{
+    BoxError, FeatureCache, Grads, StepReport, Task, Validation, Vectors, stamp, stamp_folder,
+};
+
+pub use config::{GenerativeConfig, Part};
+pub use forward::{Seen, answers, losses};
+pub use lesson::Telling;
+pub use material::Material;
+pub use pack::{Lesson, Row};
+
+use crate::{GenerativeFolder, GenerativeModel};
+
+/// Pictures that a locked tower looks at together.
+const PICTURES: usize = 16;
+/// Conversations that a validation looks at, unless the configuration says otherwise.
+const VALIDATE: usize = 500;
+/// Conversations in one row, likewise.
+const PACK: usize = 8;
+/// Batches among which rows are put in order of length: alike in a batch, they need no filling up.
+const SORTED: usize = 16;
+
+/// Tells how far a tower is: what it looks at, how many of how many.
+pub type Progress<'a> = dyn Fn(&str, usize, usize) + 'a;
+
+/// How rows come into steps.
+#[derive(Clone, Copy, Debug)]
+pub struct Batching {
+    /// Rows of a step.
+    pub size: usize,
+    /// Rows that go through the model together; 0 for all of a step.
+    pub chunk: usize,
+    /// Everything random derives from it.
+    pub seed: u64,
+}
+
+/// Trains a generative model on conversations.
+pub struct GenerativeTask {
+    folder: GenerativeFolder,
+    config: GenerativeConfig,
+    batching: Batching,
+    size: (usize, usize),
+    train: Material,
+    /// What a locked image tower says of the pictures.
+    seen: Option<Vectors>,
+    validation: Option<(Material, Option<Vectors>)>,
+}
+
+/// Rows of one step.
+pub struct GenerativeBatch {
+    rows: Vec<Row>,
+    /// Of each row.
+    pictures: Vec<Vec<usize>>,
+    /// Of pictures that are looked at in training, in order.
+    pixels: Vec<Pixels>,
+    conversations: usize,
+}
+
+impl GenerativeTask {
+    /// A task over a training set, and the model with what is trained of it. `plain` holds the
+    /// model as it is opened, `training` what tracks gradients; `source` is the folder that the
+    /// image tower came from, by which what it says is known.
+    ///
+    /// # Errors
+    /// If the set does not fill a batch, a picture cannot be read, or a conversation cannot be told
+    /// to the model.
+    pub fn new(
+        data: &Conversations,
+        validation: Option<&Conversations>,
+        folder: GenerativeFolder,
+        (config, batching): (GenerativeConfig, Batching),
+        (cache, source): (&FeatureCache, &Path),
+        training: &Device,
+        progress: &Progress<'_>,
+    ) -> Result<(Self, GenerativeModel), BoxError> {
+        let size = folder.images.output_size().ok_or(
+            "the pictures of this model's processor have sizes of their own, which cannot be trained here; give image_size",
+        )?;
+        let telling = Telling { question: config.question(), blind: config.blind };
+        let train = Material::new(data, &folder, size, telling)?;
+        let few = validation.map(|data| some(data, config.validate.unwrap_or(VALIDATE)));
+        let validation =
+            few.map(|data| Material::new(&data, &folder, size, telling)).transpose()?;
+        let mut task = GenerativeTask {
+            folder,
+            config,
+            batching,
+            size,
+            train,
+            seen: None,
+            validation: validation.map(|material| (material, None)),
+        };
+        let rows = task.train.count(task.pack(), task.per_picture());
+        if batching.size == 0 || batching.size > rows {
+            return Err(DataError::BatchTooLarge { batch: batching.size, samples: rows }.into());
+        }
+        if task.locked() {
+            let see = |pictures: &[PathBuf]| {
+                let some = !pictures.is_empty();
+                some.then(|| task.look(pictures, cache, source, progress)).transpose()
+            };
+            let seen = see(&task.train.pictures)?;
+            let of_validation = match &task.validation {
+                Some((material, _)) => see(&material.pictures)?,
+                None => None,
+            };
+            task.seen = seen;
+            if let Some((_, seen)) = &mut task.validation {
+                *seen = of_validation;
+            }
+        }
+        let model = task.folder.model.clone().fork(training);
+        let model = task.trained_parts(model);
+        Ok((task, model))
+    }
+
+    /// Conversations in an epoch's set.
+    pub fn samples(&self) -> usize {
+        self.train.lessons.len()
+    }
+
+    fn locked(&self) -> bool {
+        !self.config.trains(Part::Vision)
+    }
+
+    fn pack(&self) -> usize {
+        // What sees the question before it answers cannot be shared by several.
+        match self.folder.model.prefix() {
+            true => 1,
+            false => self.config.pack.unwrap_or(PACK),
+        }
+    }
+
+    fn per_picture(&self) -> usize {
+        self.config.per_picture.unwrap_or(usize::MAX)
+    }
+
+    fn trained_parts(&self, mut model: GenerativeModel) -> GenerativeModel {
+        if !self.config.trains(Part::Vision) {
+            model.vision = model.vision.no_grad();
+        }
+        if !self.config.trains(Part::Fusion) {
+            model.fusion = model.fusion.no_grad();
+        }
+        if !self.config.trains(Part::Text) {
+            model.text = model.text.no_grad();
+        }
+        model
+    }
+
+    /// What the locked tower says of picture files.
+    fn look(
+        &self,
+        pictures: &[PathBuf],
+        cache: &FeatureCache,
+        source: &Path,
+        progress: &Progress<'_>,
+    ) -> Result<Vectors, BoxError> {
+        let about = format!(
+            "{}\n{:?}\n{:?}",
+            stamp_folder(source),
+            self.folder.plan.spec.reading,
+            self.folder.images
+        );
+        let items: Vec<String> = pictures.iter().map(|path| stamp(path)).collect();
+        let told = |done: usize, of: usize| progress("pictures", done, of);
+        cache.get(&about, &items, &told, &mut |range| {
+            let start = range.start;
+            let mut all = Vectors::default();
+            for (i, paths) in pictures[range].chunks(PICTURES).enumerate() {
+                progress("pictures", start + i * PICTURES, items.len());
+                let pixels = batch_pixels(&self.read(paths)?, &self.folder.model.device());
+                let seen = self.folder.model.look_at(pixels);
+                let [_, tokens, width] = seen.dims();
+                all.width = tokens * width;
+                all.values.extend(seen.into_data().iter::<f32>());
+            }
+            Ok(all)
+        })
+    }
+
+    fn read(&self, paths: &[PathBuf]) -> Result<Vec<Pixels>, BoxError> {
+        let images = &self.folder.images;
+        let read = paths.par_iter().map(|path| images.process_path(path)).collect::<Vec<_>>();
+        Ok(read.into_iter().collect::<Result<_, _>>()?)
+    }
+
+    /// The batches of an epoch as conversations and pictures of rows.
+    fn plan(&self, epoch: u64) -> Vec<Vec<(Vec<usize>, &[usize])>> {
+        let seed = self.batching.seed;
+        let mut rows = self.train.rows((seed, epoch), self.pack(), self.per_picture());
+        let length = |row: &(Vec<usize>, &[usize])| -> usize {
+            row.0.iter().map(|lesson| self.train.lessons[*lesson].ids.len()).sum()
+        };
+        for near in rows.chunks_mut(SORTED * self.batching.size) {
+            near.sort_by_key(length);
+        }
+        let batches: Vec<_> = rows.chunks_exact(self.batching.size).map(<[_]>::to_vec).collect();
+        order(seed ^ 7, epoch, batches.len()).into_iter().map(|i| batches[i].clone()).collect()
+    }
+
+    fn batch(&self, rows: &[(Vec<usize>, &[usize])]) -> Result<GenerativeBatch, BoxError> {
+        let lessons = |row: &[usize]| -> Vec<Lesson> {
+            row.iter().map(|lesson| self.train.lessons[*lesson].clone()).collect()
+        };
+        let pictures: Vec<Vec<usize>> = rows.iter().map(|(_, of)| of.to_vec()).collect();
+        let mut pixels = Vec::new();
+        if !self.locked() {
+            let paths = pictures.iter().flatten().map(|i| self.train.pictures[*i].clone());
+            pixels = self.read(&paths.collect::<Vec<_>>())?;
+        }
+        Ok(GenerativeBatch {
+            rows: rows.iter().map(|(row, _)| Row::pack(&lessons(row))).collect(),
+            pictures,
+            pixels,
+            conversations: rows.iter().map(|(row, _)| row.len()).sum(),
+        })
+    }
+
+    /// What the fusion sees of some pictures.
+    fn seen(
+        &self,
+        model: &GenerativeModel,
+        vectors: Option<&Vectors>,
+        pictures: &[usize],
+        pixels: &[Pixels],
+    ) -> Option<Seen> {
+        if pictures.is_empty() {
+            return None;
+        }
+        let states = match vectors {
+            Some(vectors) => {
+                let tokens = self.folder.plan.spec.seen_tokens(self.size);
+                let width = vectors.width / tokens;
+                let values: Vec<f32> =
+                    pictures.iter().flat_map(|i| vectors.row(*i)).copied().collect();
+                let shape = [pictures.len(), tokens, width];
+                Tensor::from_data(TensorData::new(values, shape), &model.device())
+            }
+            None => model.look_at(batch_pixels(pixels, &model.device())),
+        };
+        Some(Seen { states, size: self.size })
+    }
+
+    /// How many tokens of each row see each other both ways.
+    fn prefixes(&self, model: &GenerativeModel, rows: &[Row]) -> Option<Vec<usize>> {
+        let asked = |row: &Row| row.answers.first().map_or(0, |(place, _)| place + 1);
+        model.prefix().then(|| rows.iter().map(asked).collect())
+    }
+}
+
+/// So many conversations, spread evenly over the set.
+fn some(data: &Conversations, count: usize) -> Conversations {
+    let all = data.samples.len();
+    let count = count.min(all);
+    let samples = (0..count).map(|i| data.samples[i * all / count].clone()).collect();
+    Conversations { samples, ..data.clone() }
+}
+
+impl Task for GenerativeTask {
+    type Model = GenerativeModel;
+    type Batch = GenerativeBatch;
+
+    fn batches_per_epoch(&self) -> usize {
+        self.train.count(self.pack(), self.per_picture()) / self.batching.size
+    }
+
+    fn batches(
+        &self,
+        epoch: u64,
+        start: usize,
+    ) -> Result<Box<dyn Iterator<Item = Result<GenerativeBatch, BoxError>> + '_>, BoxError> {
+        let plan = self.plan(epoch);
+        Ok(Box::new(plan.into_iter().skip(start).map(move |rows| self.batch(&rows))))
+    }
+
+    fn gradients(
+        &self,
+        model: &GenerativeModel,
+        batch: GenerativeBatch,
+        weight: f32,
+        grads: &mut Grads,
+    ) -> Result<StepReport, BoxError> {
+        let all = answers(&batch.rows).len().max(1);
+        let chunk = match self.batching.chunk {
+            0 => batch.rows.len(),
+            chunk => chunk,
+        };
+        let (mut loss, mut looked) = (0.0, 0);
+        for (i, rows) in batch.rows.chunks(chunk).enumerate() {
+            let of = &batch.pictures[i * chunk..i * chunk + rows.len()];
+            let pictures: Vec<usize> = of.iter().flatten().copied().collect();
+            let pixels = match batch.pixels.is_empty() {
+                true => &[][..],
+                false => &batch.pixels[looked..looked + pictures.len()],
+            };
+            looked += pictures.len();
+            let seen = self.seen(model, self.seen.as_ref(), &pictures, pixels);
+            let prefix = self.prefixes(model, rows);
+            let logits = model.foretell(rows, seen, prefix.as_deref())?;
+            let losses = losses(logits, &answers(rows), &model.device());
+            let part = losses.sum() / all as f64;
+            loss += f64::from(part.clone().into_scalar::<f32>());
+            grads.add(part.backward(), model, weight);
+        }
+        let extra = vec![("answer_tokens", all as f64)];
+        Ok(StepReport { loss, samples: batch.conversations, extra })
+    }
+
+    /// The loss of answers, and the share of answers that are foretold whole: each token the
+    /// likeliest after those before it, which is what greedy decoding would say.
+    fn validate(&self, model: &GenerativeModel) -> Result<Validation, BoxError> {
+        let Some((material, vectors)) = &self.validation else { return Ok(Validation::default()) };
+        let (mut loss, mut tokens, mut right, mut answered) = (0.0, 0usize, 0usize, 0usize);
+        let rows = material.rows((0, 0), self.pack(), usize::MAX);
+        for some in rows.chunks(self.batching.chunk.max(8)) {
+            let packed: Vec<Row> = some
+                .iter()
+                .map(|(row, _)| {
+                    let lessons: Vec<Lesson> =
+                        row.iter().map(|lesson| material.lessons[*lesson].clone()).collect();
+                    Row::pack(&lessons)
+                })
+                .collect();
+            let pictures: Vec<usize> = some.iter().flat_map(|(_, of)| of.iter().copied()).collect();
+            let pixels = match vectors {
+                Some(_) => Vec::new(),
+                None => {
+                    let paths = pictures.iter().map(|i| material.pictures[*i].clone());
+                    self.read(&paths.collect::<Vec<_>>())?
+                }
+            };
+            let seen = self.seen(model, vectors.as_ref(), &pictures, &pixels);
+            let prefix = self.prefixes(model, &packed);
+            let logits = model.foretell(&packed, seen, prefix.as_deref())?;
+            let wanted = answers(&packed);
+            let said: Vec<i64> = logits.clone().argmax(1).into_data().iter().collect();
+            let sum: f32 = losses(logits, &wanted, &model.device()).sum().into_scalar();
+            loss += f64::from(sum);
+            tokens += wanted.len();
+            let mut next = 0;
+            for row in &packed {
+                let parts: Vec<u32> = row.answers.iter().map(|(p, _)| row.part[*p]).collect();
+                let ok = |i: usize| said[next + i] == wanted[next + i];
+                for part in parts.chunk_by(|a, b| a == b).scan(0, |from, part| {
+                    *from += part.len();
+                    Some(*from - part.len()..*from)
+                }) {
+                    answered += 1;
+                    right += usize::from(part.into_iter().all(ok));
+                }
+                next += parts.len();
+            }
+        }
+        let (loss, exact) = (loss / tokens.max(1) as f64, right as f64 / answered.max(1) as f64);
+        let metrics = vec![("loss".to_owned(), loss), ("exact".to_owned(), exact)];
+        Ok(Validation { metrics, score: -loss })
+    }
+
+    fn save_model(&self, model: &GenerativeModel, dir: &Path) -> Result<(), BoxError> {
+        Ok(self.folder.save_with(model, dir, Float::F32)?)
+    }
+}
