@@ -18,6 +18,22 @@ pub enum Error {
         /// Of the model.
         context: usize,
     },
+    /// A prompt that says nothing.
+    #[error("prompt {}: has no tokens; give a text", row + 1)]
+    EmptyPrompt {
+        /// Which of the batch.
+        row: usize,
+    },
+    /// A prompt whose rows are not those of its tokens.
+    #[error("prompt {}: {ids} tokens, but {rows} rows stand for them", row + 1)]
+    PromptRows {
+        /// Which of the batch.
+        row: usize,
+        /// Tokens.
+        ids: usize,
+        /// Rows.
+        rows: usize,
+    },
     /// A token that the model has no row for.
     #[error(
         "prompt {}: token {id} is not below the model's {vocabulary}; use the tokenizer of this model", row + 1
@@ -29,6 +45,22 @@ pub enum Error {
         id: i64,
         /// Tokens that there are.
         vocabulary: usize,
+    },
+    /// A setting of how tokens are chosen.
+    #[error("{name} is {value}; {remedy}")]
+    Setting {
+        /// Its name.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        remedy: &'static str,
+    },
+    /// The model's weights make no numbers.
+    #[error("the model's answer is not a number after {tokens} tokens; its weights are damaged")]
+    NotANumber {
+        /// Tokens seen.
+        tokens: usize,
     },
     /// A small file of a model folder.
     #[error("{}: {reason}", path.display())]
