@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use vlm_contrastive::joined::JoinConfig;
 use vlm_contrastive::{BatchConfig, Loss, SampleConfig};
 use vlm_encoders::{Start, TextConfig, VisionConfig};
+use vlm_fusion::task::GenerativeConfig;
 use vlm_train::{OptimConfig, TrainConfig};
 
 use crate::output::Usage;
 
-/// A run of contrastive training.
+/// A run of training.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
@@ -56,6 +57,8 @@ pub struct ModelConfig {
     pub from: Option<PathBuf>,
     /// Two encoders to join; of the other fields only `logit_scale` is then allowed.
     pub towers: Option<JoinConfig>,
+    /// A model that speaks, and what of it is trained; no other field is then allowed.
+    pub generative: Option<GenerativeConfig>,
     /// Tokens of the tokenizer that is trained on the captions.
     pub vocabulary: Option<usize>,
     /// Dimensions of the shared space.
@@ -118,6 +121,10 @@ impl RunConfig {
         if new.towers.is_some() && (shaped || new.from.is_some()) {
             bail!("{}: [model] has `towers` and a shape; keep one of them", path.display());
         }
+        let others = shaped || new.from.is_some() || new.towers.is_some();
+        if new.generative.is_some() && (others || new.logit_scale.is_some()) {
+            bail!("{}: [model] has `generative` and more; keep one of them", path.display());
+        }
         config.check().with_context(|| path.display().to_string())?;
         Ok(config)
     }
@@ -136,6 +143,9 @@ impl RunConfig {
     fn check(&self) -> Result<()> {
         self.batch.check().map_err(|reason| anyhow!("batch.{reason}"))?;
         self.sample.augment.check().map_err(|reason| anyhow!("sample.augment.{reason}"))?;
+        if let Some(generative) = &self.model.generative {
+            generative.check().map_err(|reason| anyhow!("model.generative.{reason}"))?;
+        }
         self.optim.check()?;
         self.train.check()?;
         let SampleConfig { captions, patch_keep, .. } = &self.sample;

@@ -1,5 +1,6 @@
 //! The `vlm` program: train, adapt and run vision-language models without Python.
 
+mod assemble;
 mod chat;
 mod config;
 mod device;
@@ -63,6 +64,8 @@ enum Command {
     Generate(generate::Args),
     /// Talk with a model in the terminal, about pictures too.
     Chat(chat::Args),
+    /// Join an image encoder and a language model to a new generative model.
+    Assemble(assemble::Args),
     /// Turn a GGUF or ONNX file into a model folder.
     Import(import::Args),
     /// Show what is in a model folder, or what a configuration makes the model see.
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
             Command::Search(args) => search::run(&args, &opened),
             Command::Generate(args) => generate::run(&args, &opened).map(done),
             Command::Chat(args) => chat::run(&args, &opened).map(done),
+            Command::Assemble(args) => assemble::run(&args, &opened).map(done),
             Command::Import(args) => import::run(&args).map(done),
             Command::Inspect(args) => inspect::run(&args, &opened).map(done),
         }

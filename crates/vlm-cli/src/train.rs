@@ -1,5 +1,6 @@
 //! `vlm train`.
 
+pub mod generative;
 pub mod joined;
 
 use std::path::{Path, PathBuf};
@@ -148,6 +149,9 @@ pub fn run(args: Args, device_name: &str, device: &Device) -> Result<ExitCode> {
         .unwrap_or_else(|| Path::new("runs").join(args.config.file_stem().unwrap_or_default()));
     // Everything that can be refused is refused before the folder is touched.
     let run = Run { config, out, resume: args.resume, device_name, device };
+    if let Some(generative) = &run.config.model.generative {
+        return generative::run(&run, generative);
+    }
     if let Some(towers) = &run.config.model.towers {
         let (task, model, facts) = joined::prepare(&run.config, towers, &run.out, device)?;
         return run.go(&task, model, task.samples(), facts);
@@ -193,7 +197,7 @@ fn facts(spec: &DualSpec) -> Facts {
 }
 
 /// A run and where it goes.
-struct Run<'a> {
+pub(crate) struct Run<'a> {
     config: RunConfig,
     out: PathBuf,
     resume: bool,
@@ -307,7 +311,7 @@ impl Run<'_> {
 }
 
 /// A run that came to its end.
-struct Trained {
+pub(crate) struct Trained {
     run: RunDir,
     seconds: f64,
 }

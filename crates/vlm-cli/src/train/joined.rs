@@ -83,16 +83,17 @@ pub fn preview(config: &RunConfig, join: &JoinConfig, device: &Device) -> Result
 }
 
 /// Where the vectors of locked towers are kept, for runs in that folder.
-fn features_of(runs: &Path) -> FeatureCache {
+pub fn features_of(runs: &Path) -> FeatureCache {
     FeatureCache::new(runs.join("features"))
 }
 
 /// Says now and then how far the towers are.
 #[derive(Default)]
-struct Pace(RefCell<Option<(String, Instant, usize, Instant)>>);
+pub struct Pace(RefCell<Option<(String, Instant, usize, Instant)>>);
 
 impl Pace {
-    fn tell(&self, what: &str, done: usize, of: usize) {
+    /// `done` of `of` are there.
+    pub fn tell(&self, what: &str, done: usize, of: usize) {
         let now = Instant::now();
         let mut state = self.0.borrow_mut();
         match state.as_mut().filter(|state| state.0 == what && state.2 <= done) {
