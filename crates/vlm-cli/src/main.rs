@@ -1,9 +1,11 @@
 //! The `vlm` program: train, adapt and run vision-language models without Python.
 
+mod chat;
 mod config;
 mod device;
 mod embed;
 mod eval;
+mod generate;
 mod import;
 mod inspect;
 mod labels;
@@ -57,6 +59,10 @@ enum Command {
     /// it saw in an index. Later ones look at new and changed pictures only, and answer at once.
     /// `vlm retrieve` keeps nothing and writes nothing: it is for a folder that is asked once.
     Search(search::Args),
+    /// Answer a question, about pictures too.
+    Generate(generate::Args),
+    /// Talk with a model in the terminal, about pictures too.
+    Chat(chat::Args),
     /// Turn a GGUF or ONNX file into a model folder.
     Import(import::Args),
     /// Show what is in a model folder, or what a configuration makes the model see.
@@ -79,6 +85,8 @@ fn main() -> ExitCode {
             Command::Embed(args) => embed::run(&args, &opened).map(done),
             Command::Retrieve(args) => retrieve::run(&args, &opened).map(done),
             Command::Search(args) => search::run(&args, &opened),
+            Command::Generate(args) => generate::run(&args, &opened).map(done),
+            Command::Chat(args) => chat::run(&args, &opened).map(done),
             Command::Import(args) => import::run(&args).map(done),
             Command::Inspect(args) => inspect::run(&args, &opened).map(done),
         }

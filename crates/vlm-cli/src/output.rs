@@ -1,6 +1,7 @@
 //! Results on stdout.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde::Serialize;
@@ -42,13 +43,32 @@ pub fn note(text: &str) {
 /// # Errors
 /// What the operating system reports, such as a full disk.
 pub fn line(text: &str) -> anyhow::Result<()> {
+    written(&format!("{text}\n")).map(|_| ())
+}
+
+/// Whether somebody reads.
+fn written(text: &str) -> anyhow::Result<bool> {
     let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(anyhow::Error::from(error).context("stdout"))
         }
-        _ => Ok(()),
+        outcome => Ok(outcome.is_ok()),
     }
+}
+
+/// Prints a piece of a line at once, as [`line()`] prints a whole one; breaks off if nobody reads.
+///
+/// # Errors
+/// As [`line()`].
+pub fn piece(text: &str) -> anyhow::Result<ControlFlow<()>> {
+    Ok(if written(text)? { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+}
+
+/// A question on stderr, which the answer follows on the same line.
+pub fn ask(text: &str) {
+    let mut stderr = std::io::stderr();
+    let _ = write!(stderr, "{text}").and_then(|()| stderr.flush());
 }
 
 /// Prints one JSON document.

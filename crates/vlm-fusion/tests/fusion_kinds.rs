@@ -9,7 +9,11 @@ use vlm_nn::params::{self, Init, PathStack};
 use vlm_nn::{Activation, BlockConfig, NormKind, Rotary};
 
 /// Small ones of each kind.
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 12] = [
+    r#"{"kind": "linear"}"#,
+    r#"{"kind": "linear", "bias": false, "pool": 3}"#,
+    r#"{"kind": "mlp", "pool": 2}"#,
+    r#"{"kind": "pixel-shuffle", "factor": 2}"#,
     r#"{"kind": "resampler", "latents": 3, "layers": 2, "heads": 2, "head_dim": 4}"#,
     r#"{"kind": "resampler", "latents": 5, "layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 4, "style": "idefics2"}"#,
     r#"{"kind": "q-former", "queries": 3, "width": 8, "layers": 2, "heads": 2, "inner": 12}"#,
@@ -87,6 +91,11 @@ fn a_configuration_that_fits_no_module_is_refused_in_one_line() {
             r#"{"kind": "resampler", "kv_heads": 3}"#,
             "fusion `resampler`: heads = 8 is no multiple of kv_heads = 3; change one of them",
         ),
+        (r#"{"kind": "mlp", "pool": 0}"#, "fusion `mlp`: pool is 0; give 1 or more"),
+        (
+            r#"{"kind": "pixel-shuffle", "factor": 0}"#,
+            "fusion `pixel-shuffle`: factor is 0; give 1 or more",
+        ),
         (r#"{"kind": "gated", "every": 0}"#, "fusion `gated`: every is 0; give 1 or more"),
         (
             r#"{"kind": "co-attention", "pool": 0}"#,
@@ -115,24 +124,24 @@ fn every_kind_has_one_face() {
         let fusion = Fusion::init(&config, 6, 10, 1, &device).unwrap();
         let picture = random([2, 12, 6], &device);
         let question = (random([2, 4, 10], &device), None);
-        let rows = fusion.fuse(picture.clone(), (3, 4), Some(question.clone()));
+        let rows = fusion.fuse(picture.clone(), (2, 6), Some(question.clone()));
         if matches!(fusion, Fusion::Gated(_)) {
-            assert_eq!((fusion.rows((3, 4)), rows.dims()), (0, [2, 3, 6]));
+            assert_eq!((config.rows(12, (2, 6)), rows.dims()), (0, [2, 3, 6]));
         } else {
-            assert_eq!(rows.dims(), [2, fusion.rows((3, 4)), 10], "{json}");
+            assert_eq!(rows.dims(), [2, config.rows(12, (2, 6)), 10], "{json}");
         }
         let gradients = rows.clone().powf_scalar(2.0).sum().backward();
         assert_eq!(without_gradient(&fusion, &gradients), Vec::<String>::new(), "{json}");
 
-        let alone = fusion.fuse(picture.clone(), (3, 4), None);
+        let alone = fusion.fuse(picture.clone(), (2, 6), None);
         let differs = alone.into_data() != rows.clone().into_data();
-        assert_eq!(differs, fusion.reads_question(), "{json}");
+        assert_eq!(differs, config.reads_question(), "{json}");
 
         let same = Fusion::init(&config, 6, 10, 1, &device).unwrap();
-        let same = same.fuse(picture.clone(), (3, 4), Some(question.clone()));
+        let same = same.fuse(picture.clone(), (2, 6), Some(question.clone()));
         assert_eq!(same.into_data(), rows.clone().into_data(), "{json}");
         let other = Fusion::init(&config, 6, 10, 2, &device).unwrap();
-        let other = other.fuse(picture, (3, 4), Some(question));
+        let other = other.fuse(picture, (2, 6), Some(question));
         assert_ne!(other.into_data(), rows.into_data(), "{json}");
     }
 }
@@ -178,7 +187,7 @@ fn decoder(device: &Device) -> TextTower {
 fn a_decoder_behind_new_gates_says_what_it_said_to_the_bit() {
     let device = Device::flex();
     let text = decoder(&device);
-    let FusionConfig::Gated(config) = config(KINDS[4]) else { panic!("gated") };
+    let FusionConfig::Gated(config) = config(KINDS[8]) else { panic!("gated") };
     let gates = GatedBlocks::init(&config, 6, 16, 4, 1, &device).unwrap();
     assert_eq!(gates.blocks.len(), 2);
     let ids = Tensor::<2, Int>::from_data([[3, 9, 4, 7, 1], [5, 5, 2, 8, 29]], &device);

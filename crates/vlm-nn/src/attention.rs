@@ -5,7 +5,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::ops::{self, AttentionShape, MASKED};
-use crate::{Linear, Norm, NormKind, Rotary};
+use crate::{Linear, Norm, NormKind, Pass, Rotary};
 
 /// The choices of an [`Attention`].
 #[derive(Clone, Debug, PartialEq)]
@@ -100,12 +100,7 @@ impl Attention {
         mask: Option<Tensor<3>>,
     ) -> Tensor<3> {
         let context = context.unwrap_or_else(|| x.clone());
-        let (mut q, mut k) = (self.q.forward(x), self.k.forward(context.clone()));
-        let v = self.v.forward(context);
-        if let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) {
-            q = by_head(q_norm, q, self.heads);
-            k = by_head(k_norm, k, self.kv_heads);
-        }
+        let (mut q, mut k, v) = self.projected(x, context);
         let ([_, queries, width], keys) = (q.dims(), k.dims()[1]);
         if let Some(rotary) = &self.rotary {
             let angles = rotary.angles(width / self.heads, 0, queries, &q.device());
@@ -123,10 +118,50 @@ impl Attention {
             }
             _ => mask,
         };
+        self.mixed(q, k, v, mask, self.causal)
+    }
+
+    /// Attends from `x: [batch, queries, width]` to itself and to what the pass has in its cache.
+    ///
+    /// `layer` is the place of this attention in its stack, by which the cache knows it.
+    pub fn extend(&self, x: Tensor<3>, layer: usize, pass: &mut Pass) -> Tensor<3> {
+        let ([batch, queries, _], device) = (x.dims(), x.device());
+        let (mut q, mut k, v) = self.projected(x.clone(), x);
+        if let Some(rotary) = &self.rotary {
+            let head = q.dims()[2] / self.heads;
+            let angles = pass.angles(rotary, head, [batch, queries], &device);
+            q = angles.turn(q, self.heads);
+            k = angles.turn(k, self.kv_heads);
+        }
+        let (k, v) = pass.remember(layer, k, v);
+        let mask = pass.mask(self.window, &device);
+        self.mixed(q, k, v, mask, self.causal && pass.causal())
+    }
+
+    /// Queries, keys and values, before any rotation.
+    fn projected(&self, x: Tensor<3>, context: Tensor<3>) -> (Tensor<3>, Tensor<3>, Tensor<3>) {
+        let (mut q, mut k) = (self.q.forward(x), self.k.forward(context.clone()));
+        let v = self.v.forward(context);
+        if let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) {
+            q = by_head(q_norm, q, self.heads);
+            k = by_head(k_norm, k, self.kv_heads);
+        }
+        (q, k, v)
+    }
+
+    /// The attention itself and the map behind it.
+    fn mixed(
+        &self,
+        q: Tensor<3>,
+        k: Tensor<3>,
+        v: Tensor<3>,
+        mask: Option<Tensor<3>>,
+        causal: bool,
+    ) -> Tensor<3> {
         let shape = AttentionShape {
             heads: self.heads,
             kv_heads: self.kv_heads,
-            causal: self.causal,
+            causal,
             scale: self.scale,
         };
         self.out.forward(match self.softcap {

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use crate::params::blank;
-use crate::{Activation, Attention, AttentionConfig, FeedForward, Norm, NormKind, Rotary};
+use crate::{Activation, Attention, AttentionConfig, FeedForward, Norm, NormKind, Pass, Rotary};
 
 /// Where the norms of a block stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,9 +191,24 @@ impl Block {
         mask: Option<Tensor<3>>,
         context: Option<(Tensor<3>, Option<Tensor<3>>)>,
     ) -> Tensor<3> {
+        self.around(x, |x| self.attention.forward(x, None, mask), context)
+    }
+
+    /// `x: [batch, tokens, width]` to the same, with what the pass brings: mask, positions, and a
+    /// cache of earlier tokens. `layer` is the place of the block in its stack.
+    pub fn extend(&self, x: Tensor<3>, layer: usize, pass: &mut Pass) -> Tensor<3> {
+        self.around(x, |x| self.attention.extend(x, layer, pass), None)
+    }
+
+    /// The whole block around its self-attention.
+    fn around(
+        &self,
+        x: Tensor<3>,
+        attention: impl FnOnce(Tensor<3>) -> Tensor<3>,
+        context: Option<(Tensor<3>, Option<Tensor<3>>)>,
+    ) -> Tensor<3> {
         let norms = (&self.norm1, self.norm1_after.as_ref());
-        let x = self
-            .residual(x, norms, self.scale1.as_ref(), |x| self.attention.forward(x, None, mask));
+        let x = self.residual(x, norms, self.scale1.as_ref(), attention);
         let x = match context {
             None => x,
             Some((context, mask)) => {
@@ -258,6 +273,12 @@ impl Stack {
     /// Of the first blocks only, as many as `depth` says.
     pub fn forward_first(&self, x: Tensor<3>, mask: Option<Tensor<3>>, depth: usize) -> Tensor<3> {
         self.blocks.iter().take(depth).fold(x, |x, block| block.forward(x, mask.clone()))
+    }
+
+    /// The same with what the pass brings: mask, positions, and a cache of earlier tokens.
+    pub fn extend(&self, x: Tensor<3>, pass: &mut Pass) -> Tensor<3> {
+        let blocks = self.blocks.iter().enumerate();
+        blocks.fold(x, |x, (layer, block)| block.extend(x, layer, pass))
     }
 
     /// The states before the first block and after each.

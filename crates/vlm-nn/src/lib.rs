@@ -25,17 +25,21 @@
 
 mod attention;
 mod block;
+mod cache;
 mod feed_forward;
 mod linear;
 mod norm;
 pub mod ops;
 pub mod params;
+mod pass;
 mod rotary;
 
 pub use attention::{Attention, AttentionConfig};
 pub use block::{Block, BlockConfig, NormPlace, Stack};
+pub use cache::Cache;
 pub use feed_forward::FeedForward;
 pub use linear::Linear;
 pub use norm::{Norm, NormKind};
 pub use ops::Activation;
+pub use pass::Pass;
 pub use rotary::{Angles, RopeScaling, Rotary};

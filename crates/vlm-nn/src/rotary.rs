@@ -75,7 +75,7 @@ pub enum RopeScaling {
     },
 }
 
-/// Cosine and sine of the angles of some positions, `[1, tokens, 1, head_dim / 2]` each.
+/// Cosine and sine of the angles of some positions, `[batch or 1, tokens, 1, head_dim / 2]` each.
 #[derive(Clone, Debug)]
 pub struct Angles {
     cos: Tensor<4>,
@@ -156,19 +156,31 @@ impl Rotary {
 
     /// The angles of `tokens` positions from `start` on.
     pub fn angles(&self, head_dim: usize, start: usize, tokens: usize, device: &Device) -> Angles {
-        let (frequencies, magnitude) = self.frequencies(head_dim, start + tokens);
-        let half = frequencies.len();
-        let (mut cos, mut sin) =
-            (Vec::with_capacity(tokens * half), Vec::with_capacity(tokens * half));
-        for position in start..start + tokens {
-            for frequency in &frequencies {
-                let angle = f64::from(position as f32 * frequency);
-                cos.push(angle.cos() as f32 * magnitude);
-                sin.push(angle.sin() as f32 * magnitude);
+        self.angles_at(head_dim, &[(start..start + tokens).collect()], device)
+    }
+
+    /// The angles of tokens at these positions, those of each row or of one row for all.
+    ///
+    /// Each row is a text of its own, as long as its last position asks for.
+    ///
+    /// # Panics
+    /// If the rows differ in length.
+    pub fn angles_at(&self, head_dim: usize, rows: &[Vec<usize>], device: &Device) -> Angles {
+        let (tokens, half) = (rows.first().map_or(0, Vec::len), head_dim / 2);
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for row in rows {
+            let length = row.iter().max().map_or(0, |last| last + 1);
+            let (frequencies, magnitude) = self.frequencies(head_dim, length);
+            for position in row {
+                for frequency in &frequencies {
+                    let angle = f64::from(*position as f32 * frequency);
+                    cos.push(angle.cos() as f32 * magnitude);
+                    sin.push(angle.sin() as f32 * magnitude);
+                }
             }
         }
         let table = |values: Vec<f32>| {
-            Tensor::from_data(TensorData::new(values, [1, tokens, 1, half]), device)
+            Tensor::from_data(TensorData::new(values, [rows.len(), tokens, 1, half]), device)
         };
         Angles { cos: table(cos), sin: table(sin) }
     }

@@ -100,7 +100,9 @@ fn linear() {
         let [_, m] = x[2].dims();
         x[2].clone().reshape([m])
     };
-    for (n, k, m) in [(3, 8, 5), (130, 33, 70), (1, 17, 1), (300, 200, 190)] {
+    for (n, k, m) in
+        [(3, 8, 5), (130, 33, 70), (1, 17, 1), (300, 200, 190), (1, 203, 700), (4, 129, 413)]
+    {
         let shapes = [[n, k], [k, m], [1, m]];
         let plain = |x: &[Tensor<2>]| x[0].clone().matmul(x[1].clone()) + x[2].clone();
         check(
@@ -274,6 +276,24 @@ fn attention() {
             &[[2, rows, heads * d], [2, rows, kv_heads * d], [2, rows, kv_heads * d]],
             &fast,
             &plain,
+        );
+    }
+}
+
+/// A cache has room for more tokens than it holds.
+#[test]
+fn attention_to_the_filled_part_of_a_buffer() {
+    let shape = AttentionShape { heads: 4, kv_heads: 2, causal: true, scale: 0.5 };
+    let attend = |x: &[Tensor<3>], cut: fn(&Tensor<3>) -> Tensor<3>| {
+        ops::attention(x[0].clone(), cut(&x[1]), cut(&x[2]), None, shape)
+    };
+    for queries in [1, 5] {
+        // Keys and values in buffers of 9 places, of which 2 to 8 are filled.
+        check(
+            "attention of a part",
+            &[[3, queries, 12], [3, 9, 6], [3, 9, 6]],
+            &|x| attend(x, |x| x.clone().narrow(1, 2, 7)),
+            &|x| attend(x, |x| x.clone().narrow(1, 2, 7) + 0.0),
         );
     }
 }

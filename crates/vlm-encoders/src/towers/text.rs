@@ -2,9 +2,9 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::module::embedding;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use vlm_nn::params::blank;
-use vlm_nn::{BlockConfig, Linear, Norm, Stack};
+use vlm_nn::{BlockConfig, Linear, Norm, Pass, Stack, ops};
 
 use super::{States, rows_at};
 
@@ -130,9 +130,9 @@ impl TextTower {
         embedding(self.tokens.val(), ids)
     }
 
-    /// What enters the stack: rows of tokens to `[batch, tokens, width]`.
-    fn embed(&self, rows: Tensor<3>) -> Tensor<3> {
-        let t = rows.dims()[1];
+    /// What enters the stack: rows of tokens to `[batch, tokens, width]`; `positions` are the
+    /// learned ones of these places.
+    fn embed(&self, rows: Tensor<3>, positions: Option<Tensor<3>>) -> Tensor<3> {
         let mut x = rows;
         if let Some(scale) = self.embed_scale {
             x = x * scale;
@@ -141,13 +141,54 @@ impl TextTower {
         if let Some(segments) = &self.segments {
             x = x + segments.val().narrow(0, 0, 1).unsqueeze();
         }
-        if let Some(positions) = &self.positions {
-            x = x + positions.val().narrow(0, 0, t).unsqueeze();
+        if let Some(positions) = positions {
+            x = x + positions;
         }
         match &self.embed_norm {
             Some(norm) => norm.forward(x),
             None => x,
         }
+    }
+
+    /// The learned positions of texts that begin at the first, `[1, tokens, width]`.
+    fn first_positions(&self, tokens: usize) -> Option<Tensor<3>> {
+        self.positions.as_ref().map(|p| p.val().narrow(0, 0, tokens).unsqueeze())
+    }
+
+    /// The learned positions of the places of a pass, `[batch or 1, tokens, width]`.
+    fn positions_of(&self, pass: &mut Pass, rows: &Tensor<3>) -> Option<Tensor<3>> {
+        let table = self.positions.as_ref()?.val();
+        let [batch, tokens, width] = rows.dims();
+        let places = pass.positions(batch, tokens);
+        let shape = [places.len(), tokens, width];
+        let places: Vec<i64> = places.iter().flatten().map(|place| *place as i64).collect();
+        let places = TensorData::new(places, [shape[0] * tokens]);
+        Some(table.select(0, Tensor::from_data(places, &rows.device())).reshape(shape))
+    }
+
+    /// What the tower says of rows `[batch, tokens, width]` that follow what the pass has in its
+    /// cache: states behind the last norm, `[batch, tokens, width]`.
+    ///
+    /// Rows are those of [`look_up`](Self::look_up), or others in their place: what multiplies
+    /// tokens' rows (Gemma) multiplies them too.
+    ///
+    /// # Panics
+    /// If a position is not below [`context`](Self::context) in a tower with learned positions.
+    pub fn extend(&self, rows: Tensor<3>, pass: &mut Pass) -> Tensor<3> {
+        let x = self.enter(rows, pass);
+        self.leave(self.stack.extend(x, pass))
+    }
+
+    /// Rows as they enter the first block; for a decoder that calls the blocks itself, and puts
+    /// others between them.
+    pub fn enter(&self, rows: Tensor<3>, pass: &mut Pass) -> Tensor<3> {
+        let positions = self.positions_of(pass, &rows);
+        self.embed(rows, positions)
+    }
+
+    /// What leaves the last block to states that [`logits`](Self::logits) takes.
+    pub fn leave(&self, x: Tensor<3>) -> Tensor<3> {
+        self.normed(x)
     }
 
     fn normed<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
@@ -178,7 +219,8 @@ impl TextTower {
         places: Tensor<1, Int>,
         mask: Option<Tensor<3>>,
     ) -> Tensor<2> {
-        let x = self.stack.forward(self.embed(self.look_up(ids)), mask);
+        let positions = self.first_positions(ids.dims()[1]);
+        let x = self.stack.forward(self.embed(self.look_up(ids), positions), mask);
         // One row of each text, before the norm: the other rows are not needed.
         self.densed(self.normed(rows_at(x, places)))
     }
@@ -204,7 +246,8 @@ impl TextTower {
         mask: Option<Tensor<3>>,
         layers: bool,
     ) -> States {
-        let x = self.embed(rows);
+        let positions = self.first_positions(rows.dims()[1]);
+        let x = self.embed(rows, positions);
         let mut all = Vec::new();
         let last = if layers {
             all = self.stack.forward_all(x, mask);
@@ -222,16 +265,17 @@ impl TextTower {
         self.pool
     }
 
-    /// Logits over the vocabulary of states `[batch, tokens, width]`.
+    /// Ids that there are.
+    pub fn vocabulary(&self) -> usize {
+        self.tokens.shape()[0]
+    }
+
+    /// Logits over the vocabulary of states `[batch, tokens, width]`. They take a lot of room: give
+    /// it the states of the places that are asked for, not of all.
     pub fn logits(&self, states: Tensor<3>) -> Tensor<3> {
         let logits = match &self.head {
             Some(head) => head.forward(states),
-            None => {
-                let [b, t, width] = states.dims();
-                let table = self.tokens.val();
-                let vocabulary = table.dims()[0];
-                states.reshape([b * t, width]).matmul(table.transpose()).reshape([b, t, vocabulary])
-            }
+            None => ops::linear(states, self.tokens.val().transpose(), None),
         };
         match self.softcap {
             Some(cap) => (logits / cap).tanh() * cap,

@@ -88,6 +88,30 @@ struct Block<'a> {
     scratch: &'a mut [f32],
 }
 
+/// Keys or values `[batch, tokens, width]` inside a larger buffer.
+#[derive(Clone, Copy)]
+pub struct Keys<'a> {
+    data: &'a [f32],
+    /// From one sample to the next.
+    sample: usize,
+    /// From one token to the next.
+    token: usize,
+}
+
+impl<'a> Keys<'a> {
+    /// Of a tensor whose last stride is 1 and none is negative.
+    pub fn of(x: &'a FlexTensor) -> Self {
+        let (layout, data) = (x.layout(), x.storage::<f32>());
+        let (data, strides) = (&data[layout.start_offset().min(data.len())..], layout.strides());
+        Keys { data, sample: strides[0].unsigned_abs(), token: strides[1].unsigned_abs() }
+    }
+
+    /// Of one head of `width` values.
+    fn head(self, sample: usize, head: usize, width: usize) -> Matrix {
+        Matrix::of(self.data, sample * self.sample + head * width, self.token)
+    }
+}
+
 /// A strided matrix inside a larger buffer: values of a row lie side by side, rows `rows` apart.
 #[derive(Clone, Copy)]
 struct Matrix {
@@ -153,15 +177,15 @@ impl Shared {
 pub fn forward(
     plan: &Plan,
     q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    k: Keys,
+    v: Keys,
     mask: Option<&[f32]>,
 ) -> (Vec<f32>, Vec<f32>) {
     let (t, s, d) = (plan.queries, plan.keys, plan.head);
-    let (wq, wk) = (d * plan.heads.q, d * plan.heads.kv);
+    let wq = d * plan.heads.q;
     let group = plan.heads.q / plan.heads.kv;
     let mut lse = vec![0f32; plan.batch * plan.heads.q * t];
-    if q.is_empty() || k.is_empty() {
+    if q.is_empty() || s == 0 {
         return (vec![0f32; q.len()], lse);
     }
     let mut out = Vec::with_capacity(q.len());
@@ -170,9 +194,8 @@ pub fn forward(
         || vec![0f32; BLOCK.min(t) * s],
         |scratch, (job, lse)| {
             let (b, h) = (job / plan.heads.q, job % plan.heads.q);
-            let kv = b * s * wk + h / group * d;
             let q = Matrix::of(q, b * t * wq + h * d, wq);
-            let (k, v) = (Matrix::of(k, kv, wk), Matrix::of(v, kv, wk));
+            let (k, v) = (k.head(b, h / group, d), v.head(b, h / group, d));
             let out = shared.matrix(b * t * wq + h * d, wq);
             for (i, lse) in lse.chunks_mut(BLOCK).enumerate() {
                 let (from, rows) = (i * BLOCK, lse.len());

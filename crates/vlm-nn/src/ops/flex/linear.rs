@@ -3,14 +3,18 @@
 
 use burn::backend::flex::FlexTensor;
 
+use super::few::{self, Matrix};
 use super::product::{View, product};
 use super::rows::column_sums;
-use super::{dims2, filled};
+use super::{dims2, filled, values};
 
 /// `[rows, in] · [in, out]`, added to the bias, if there is one.
 pub fn forward(x: &FlexTensor, w: &FlexTensor, bias: Option<&[f32]>) -> Vec<f32> {
     let ((n, k), (rows, m)) = (dims2(x), dims2(w));
     assert_eq!(k, rows, "linear: the matrices do not fit");
+    if let Some(w) = few_rows(n, w) {
+        return few::product(values(x.clone()).storage(), [n, m, k], w, bias);
+    }
     let Some(bias) = bias else { return matrix([n, m, k], View::of(x), View::of(w)) };
     // SAFETY: every row of the chunk is written.
     let mut y = unsafe {
@@ -23,6 +27,20 @@ pub fn forward(x: &FlexTensor, w: &FlexTensor, bias: Option<&[f32]>) -> Vec<f32>
     // SAFETY: `y` has n rows of m values and is ours alone.
     unsafe { product([n, m, k], (y.as_mut_ptr(), m), View::of(x), View::of(w), 1.0, true, true) };
     y
+}
+
+/// The matrix, if so few rows are to be multiplied with it that its general product is slow.
+fn few_rows(rows: usize, w: &FlexTensor) -> Option<Matrix<'_>> {
+    if rows > few::ROWS {
+        return None;
+    }
+    let (data, layout) = (w.storage::<f32>(), w.layout());
+    let data = data.get(layout.start_offset()..)?;
+    match layout.strides() {
+        [apart, 1] => Some(Matrix::Rows(data, usize::try_from(*apart).ok()?)),
+        [1, apart] => Some(Matrix::Columns(data, usize::try_from(*apart).ok()?)),
+        _ => None,
+    }
 }
 
 /// The gradient of x: `grad [rows, out] · wᵀ`.

@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod few;
 mod linear;
 mod product;
 mod rows;
@@ -18,6 +19,8 @@ use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{Bytes, DType, Shape};
 use rayon::prelude::*;
+
+use attention::Keys;
 
 use super::composed;
 use super::kernels::{Activation, Heads, Kernels};
@@ -48,6 +51,13 @@ pub(crate) fn values(x: FlexTensor) -> FlexTensor {
         Some(data) => tensor(data, shape),
         None => copy,
     }
+}
+
+/// The tensor `[batch, tokens, width]` with each token's values side by side: the filled part of a
+/// cache is not copied.
+fn by_tokens(x: FlexTensor) -> FlexTensor {
+    let strides = x.layout().strides();
+    if strides[2] == 1 && strides.iter().all(|stride| *stride >= 0) { x } else { values(x) }
 }
 
 fn tensor(data: Vec<f32>, shape: Shape) -> FlexTensor {
@@ -239,9 +249,10 @@ impl Kernels for Flex {
             return composed::attention_forward::<Self>(q, k, v, mask, heads);
         }
         let plan = attention::Plan::new(&q, &k, mask.as_ref(), heads);
-        let (q, k, v, mask) = (values(q), values(k), values(v), mask.map(values));
+        let (q, mask) = (values(q), mask.map(values));
         let mask = mask.as_ref().map(|m| m.storage::<f32>());
-        let (out, lse) = attention::forward(&plan, q.storage(), k.storage(), v.storage(), mask);
+        let (k, v) = (by_tokens(k), by_tokens(v));
+        let (out, lse) = attention::forward(&plan, q.storage(), Keys::of(&k), Keys::of(&v), mask);
         [
             tensor(out, q.layout().shape().clone()),
             tensor(lse, Shape::new([plan.batch, heads.q, plan.queries])),

@@ -1,0 +1,108 @@
+//! `vlm generate`.
+
+mod sampling;
+mod say;
+mod speaker;
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use burn::tensor::{Device, TensorData};
+use serde::Serialize;
+use vlm_fusion::decode::{Decode, Prompt};
+use vlm_nn::Cache;
+use vlm_store::{Float, TensorSpec, write_tensors};
+
+use crate::output;
+pub use sampling::SamplingArgs;
+pub use say::say;
+pub use speaker::Speaker;
+
+/// Arguments of `vlm generate`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The model folder.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Pictures, in the order in which the prompt speaks of them.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    image: Vec<PathBuf>,
+    /// What the model is told. A model with a chat template gets it as the user's message.
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    /// Give the prompt as it is, without the chat template.
+    #[arg(long)]
+    raw: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Print the answer word by word as it comes.
+    #[arg(long, conflicts_with = "json")]
+    stream: bool,
+    /// Print one JSON document: text, token_ids (with the one that ended the answer),
+    /// prompt_tokens, boxes.
+    #[arg(long)]
+    json: bool,
+    /// Write the logits at each token of the prompt, `[1, tokens, vocabulary]` under the name
+    /// `logits`, and the tokens as `input_ids`.
+    #[arg(long, value_name = "FILE.safetensors")]
+    logits: Option<PathBuf>,
+    /// Keep no keys and values: each token costs the whole text again. To compare with.
+    #[arg(long)]
+    no_cache: bool,
+}
+
+#[derive(Serialize)]
+struct Document {
+    text: String,
+    token_ids: Vec<i64>,
+    prompt_tokens: usize,
+    boxes: Vec<()>,
+}
+
+/// Answers.
+pub fn run(args: &Args, device: &Device) -> Result<()> {
+    let mut sampling = args.sampling.read(&args.model)?;
+    sampling.cached = !args.no_cache;
+    let speaker = Speaker::open(&args.model, device)?;
+    let prompt = speaker.prompt(&args.prompt, &args.image, args.raw)?;
+    let (tokens, context) = (prompt.ids[0].len(), speaker.decoder().context());
+    if tokens > context {
+        bail!(vlm_fusion::Error::Context { tokens, context });
+    }
+    if let Some(path) = &args.logits {
+        write_logits(path, speaker.decoder(), &prompt)?;
+    }
+    let show: &mut dyn FnMut(&str) -> Result<ControlFlow<()>> =
+        if args.stream { &mut output::piece } else { &mut |_| Ok(ControlFlow::Continue(())) };
+    let mut cache = Cache::new();
+    let said = say(&speaker, &mut cache, &prompt, &sampling, &args.sampling.stop, show)?;
+    if args.json {
+        return output::json(&Document {
+            text: said.text,
+            token_ids: said.ids,
+            prompt_tokens: tokens,
+            boxes: Vec::new(),
+        });
+    }
+    output::line(if args.stream { "" } else { &said.text })
+}
+
+/// What the model holds likely after each token of the prompt.
+fn write_logits(path: &Path, model: &dyn Decode, prompt: &Prompt) -> Result<()> {
+    let [batch, tokens, _] = prompt.rows.dims();
+    let mut pass = prompt.pass(0, tokens, model.context());
+    let logits = model.logits(model.extend(prompt.rows.clone(), &mut pass));
+    let ids: Vec<f32> = prompt.ids.iter().flatten().map(|id| *id as f32).collect();
+    let spec = |name: &str, shape: Vec<usize>| TensorSpec { name: name.into(), shape };
+    let specs = [spec("input_ids", vec![batch, tokens]), spec("logits", logits.dims().to_vec())];
+    let mut logits = Some(logits);
+    write_tensors(path, Float::F32, &[], &specs, &mut |name| match logits.take() {
+        Some(logits) if name == "logits" => logits.into_data(),
+        other => {
+            logits = other;
+            TensorData::new(ids.clone(), [batch, tokens])
+        }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! What a pass through blocks brings beside its rows.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::ops::MASKED;
+use crate::{Angles, Cache, Rotary};
+
+/// What one pass through the blocks of a stack brings beside its rows: a mask, positions, and a
+/// [`Cache`] of what was seen before. For one pass only; the next one gets its own.
+///
+/// Without any of them it is a pass over texts that begin at position 0.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use vlm_nn::{BlockConfig, Cache, Pass, Rotary, Stack, params};
+///
+/// let device = Device::flex();
+/// let rotary = Some(Rotary::new(1e4));
+/// let config = BlockConfig { width: 32, heads: 4, causal: true, rotary, ..Default::default() };
+/// let stack = params::initialize(Stack::new(&config, 2, &device), 7, &|_, _| {
+///     params::Init::Normal(0.02)
+/// });
+/// let mut cache = Cache::new();
+/// let prompt = Tensor::<3>::ones([1, 5, 32], &device); // [batch, tokens, width]
+/// stack.extend(prompt, &mut Pass::new().with_cache(&mut cache));
+/// let next = Tensor::<3>::ones([1, 1, 32], &device);
+/// assert_eq!(stack.extend(next, &mut Pass::new().with_cache(&mut cache)).dims(), [1, 1, 32]);
+/// assert_eq!(cache.tokens(), 6);
+/// ```
+#[derive(Debug, Default)]
+pub struct Pass<'a> {
+    mask: Option<Tensor<3>>,
+    positions: Option<Vec<Vec<usize>>>,
+    cache: Option<&'a mut Cache>,
+    open: bool,
+    begun: Option<Begun>,
+}
+
+/// What is known once the first block has seen the rows, shared by all blocks.
+#[derive(Debug)]
+struct Begun {
+    /// Tokens in the cache before.
+    start: usize,
+    /// Of the rows' tokens; of one row if all are alike.
+    queries: Vec<Vec<usize>>,
+    /// Of those in the cache and the rows', likewise.
+    keys: Vec<Vec<usize>>,
+    /// For each kind of rotation among the blocks.
+    angles: Vec<(Rotary, usize, Angles)>,
+    /// For each width of window among the blocks.
+    windows: Vec<(usize, Option<Tensor<3>>)>,
+}
+
+impl<'a> Pass<'a> {
+    /// Nothing but rows.
+    pub fn new() -> Self {
+        Pass::default()
+    }
+
+    /// With a mask that is added to the scores of self-attention: `[batch or 1, queries or 1,
+    /// keys]`, 0 where a key is seen and [`MASKED`] where not. The keys are the cached tokens and
+    /// those of this pass.
+    pub fn with_mask(mut self, mask: Option<Tensor<3>>) -> Self {
+        self.mask = mask;
+        self
+    }
+
+    /// With the position of each token of each row, which rotations and windows go by. Otherwise
+    /// they are counted on from what the cache holds.
+    ///
+    /// Rows that are padded on the left, or hold several texts that go on from the same place, have
+    /// positions of their own.
+    pub fn with_positions(mut self, positions: Vec<Vec<usize>>) -> Self {
+        self.positions = Some(positions);
+        self
+    }
+
+    /// With what was seen before; the cache has the rows of this pass too after it.
+    ///
+    /// Rotations stretched by the length of a text ([`Dynamic`](crate::RopeScaling::Dynamic),
+    /// [`LongRope`](crate::RopeScaling::LongRope)) go by each row's length at the time, as in
+    /// transformers: when a text outgrows the length that a model was trained on, keys in the cache
+    /// stay as they were turned.
+    pub fn with_cache(mut self, cache: &'a mut Cache) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
+    /// Turns causality off: the mask alone says who sees whom. Windows stay.
+    pub fn open(mut self) -> Self {
+        self.open = true;
+        self
+    }
+
+    /// Whether causal blocks are causal in this pass.
+    pub(crate) fn causal(&self) -> bool {
+        !self.open
+    }
+
+    /// The positions of the tokens of the pass, one row if all rows are alike.
+    pub fn positions(&mut self, batch: usize, tokens: usize) -> &[Vec<usize>] {
+        &self.begin(batch, tokens).queries
+    }
+
+    fn begin(&mut self, batch: usize, tokens: usize) -> &mut Begun {
+        if self.begun.is_none() {
+            self.begun = Some(self.began(batch, tokens));
+        }
+        self.begun.as_mut().unwrap_or_else(|| unreachable!("just made"))
+    }
+
+    fn began(&mut self, batch: usize, tokens: usize) -> Begun {
+        let start = self.cache.as_ref().map_or(0, |cache| cache.tokens());
+        let queries = self.positions.take().unwrap_or_else(|| {
+            let next = |row: &Vec<usize>| row.last().map_or(0, |last| last + 1);
+            let from: Vec<usize> = match &self.cache {
+                Some(cache) if start > 0 => cache.positions().iter().map(next).collect(),
+                _ => vec![0; batch],
+            };
+            from.into_iter().map(|from| (from..from + tokens).collect()).collect()
+        });
+        assert!(
+            queries.len() == batch && queries.iter().all(|row| row.len() == tokens),
+            "positions do not fit rows [{batch}, {tokens}]"
+        );
+        let keys = match &mut self.cache {
+            None => queries.clone(),
+            Some(cache) => {
+                cache.extend(&queries);
+                cache.positions().to_vec()
+            }
+        };
+        let (angles, windows) = (Vec::new(), Vec::new());
+        Begun { start, queries: alike(queries), keys: alike(keys), angles, windows }
+    }
+
+    /// Adds a block's keys and values to the cache; returns all that are seen.
+    pub(crate) fn remember(
+        &mut self,
+        layer: usize,
+        keys: Tensor<3>,
+        values: Tensor<3>,
+    ) -> (Tensor<3>, Tensor<3>) {
+        let [batch, tokens, _] = keys.dims();
+        let start = self.begin(batch, tokens).start;
+        match &mut self.cache {
+            None => (keys, values),
+            Some(cache) => cache.append(layer, start, keys, values),
+        }
+    }
+
+    /// The angles of a rotation at the positions of the rows `[batch, tokens]`.
+    pub(crate) fn angles(
+        &mut self,
+        rotary: &Rotary,
+        head_dim: usize,
+        [batch, tokens]: [usize; 2],
+        device: &Device,
+    ) -> Angles {
+        let begun = self.begin(batch, tokens);
+        let known = begun.angles.iter().find(|(kind, head, _)| kind == rotary && *head == head_dim);
+        if let Some((_, _, angles)) = known {
+            return angles.clone();
+        }
+        let angles = rotary.angles_at(head_dim, &begun.queries, device);
+        begun.angles.push((rotary.clone(), head_dim, angles.clone()));
+        angles
+    }
+
+    /// The mask of blocks that see a window only, or all.
+    pub(crate) fn mask(&mut self, window: Option<usize>, device: &Device) -> Option<Tensor<3>> {
+        let (Some(window), Some(begun)) = (window, &mut self.begun) else {
+            return self.mask.clone();
+        };
+        if let Some((_, mask)) = begun.windows.iter().find(|(width, _)| *width == window) {
+            return mask.clone();
+        }
+        let near = near(&begun.queries, &begun.keys, window, device);
+        let mask = match (self.mask.clone(), near) {
+            // Two masks may hide the same place: their sum has to stay finite.
+            (Some(mask), Some(near)) => Some((mask + near).clamp_min(MASKED)),
+            (mask, near) => mask.or(near),
+        };
+        begun.windows.push((window, mask.clone()));
+        mask
+    }
+}
+
+/// One row, if all are equal.
+fn alike(mut rows: Vec<Vec<usize>>) -> Vec<Vec<usize>> {
+    if rows.windows(2).all(|pair| pair[0] == pair[1]) {
+        rows.truncate(1);
+    }
+    rows
+}
+
+/// Hides the keys that lie `window` positions before a query, or more; `None` if there are none.
+fn near(
+    queries: &[Vec<usize>],
+    keys: &[Vec<usize>],
+    window: usize,
+    device: &Device,
+) -> Option<Tensor<3>> {
+    let (t, s) = (queries.first()?.len(), keys.first()?.len());
+    let rows = queries.len().max(keys.len());
+    let mut values = vec![0f32; rows * t * s];
+    let mut hidden = false;
+    for (row, values) in values.chunks_mut((t * s).max(1)).enumerate() {
+        // Rows that are alike are kept once.
+        let (queries, keys) = (&queries[row % queries.len()], &keys[row % keys.len()]);
+        for (query, values) in queries.iter().zip(values.chunks_mut(s.max(1))) {
+            for (key, value) in keys.iter().zip(values) {
+                if key + window <= *query {
+                    (*value, hidden) = (MASKED, true);
+                }
+            }
+        }
+    }
+    hidden.then(|| Tensor::from_data(TensorData::new(values, [rows, t, s]), device))
+}
