@@ -30,6 +30,7 @@ pub mod co_attention;
 mod config;
 mod connection;
 pub mod gated;
+mod gated_text;
 pub mod linear;
 pub mod merged;
 pub mod mlp;
@@ -45,6 +46,7 @@ pub use co_attention::{CoAttention, CoAttentionConfig, CoAttentionFusion, CoStyl
 pub use config::FusionConfig;
 pub use connection::Connection;
 pub use gated::{GatedBlocks, GatedConfig, GatedFusion, Memory, Recent};
+pub use gated_text::GatedText;
 pub use linear::{LinearConfig, LinearFusion};
 pub use merged::{Merged, MergedConfig, MergedFusion};
 pub use mlp::{MlpConfig, MlpFusion};
