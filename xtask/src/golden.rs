@@ -8,7 +8,7 @@ use crate::python::{TORCH, Venv};
 use crate::shell;
 
 /// What the reference numbers are computed with.
-pub const PACKAGES: [&str; 11] = [
+pub const PACKAGES: [&str; 12] = [
     TORCH,
     "transformers==4.57.6",
     "open_clip_torch==3.3.0",
@@ -21,6 +21,7 @@ pub const PACKAGES: [&str; 11] = [
     "accelerate==1.15.0",
     "onnxruntime",
     "scikit-learn",
+    "flamingo-pytorch==0.1.2",
 ];
 
 /// Make the reference numbers of the tests anew, with PyTorch

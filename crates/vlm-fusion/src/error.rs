@@ -104,4 +104,12 @@ pub enum Error {
         /// Of the pictures.
         features: usize,
     },
+    /// The choices of a fusion strategy contradict each other.
+    #[error("fusion `{kind}`: {reason}")]
+    Fusion {
+        /// Which strategy.
+        kind: &'static str,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
 }

@@ -1,6 +1,7 @@
 //! Generative vision-language models: a picture and a question go in, text comes out.
 //!
 //! - [`fuse`]: the ways in which what an image tower sees reaches a language model.
+//! - [`masks`]: who sees whom.
 //! - [`decode`]: from a prompt to tokens, one after another.
 //! - [`spatial`]: boxes and points as tokens or text.
 //! - [`metrics`]: how good texts and boxes are.
@@ -25,6 +26,7 @@ mod error;
 mod families;
 mod folder;
 pub mod fuse;
+pub mod masks;
 pub mod metrics;
 mod model;
 mod plan;

@@ -6,11 +6,11 @@ use vlm_encoders::image::Pixels;
 use vlm_encoders::{TextTower, VisionTower, batch_pixels};
 use vlm_nn::Pass;
 
+use crate::Error;
 use crate::decode::{Decode, Prompt};
 use crate::fuse::Fusion;
 use crate::prompt::Prepared;
 use crate::spec::{GenerativeSpec, Reading};
-use crate::{Error, fuse::FusionConfig};
 
 /// Pictures that go through the image tower together.
 const TOGETHER: usize = 8;
@@ -210,9 +210,6 @@ impl Decode for GenerativeModel {
 
 /// How many rows the fusion of a spec makes of a picture of this height and width.
 pub(crate) fn rows_of(spec: &GenerativeSpec, size: (usize, usize)) -> usize {
-    let seen = spec.seen_tokens(size);
-    match &spec.fusion {
-        FusionConfig::PixelShuffle(config) => seen / (config.factor * config.factor),
-        FusionConfig::Linear(_) | FusionConfig::Mlp(_) => seen,
-    }
+    let patch = spec.vision.patch;
+    spec.fusion.rows(spec.seen_tokens(size), (size.0 / patch, size.1 / patch))
 }

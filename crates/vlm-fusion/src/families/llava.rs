@@ -49,7 +49,7 @@ pub fn parse(mut fields: Fields, files: &TensorFiles) -> Result<Family, String> 
         spec: GenerativeSpec {
             vision: vision.spec.clone(),
             reading: Reading::Layers { depths, skip_first },
-            fusion: FusionConfig::Mlp(MlpConfig { activation, bias }),
+            fusion: FusionConfig::Mlp(MlpConfig { activation, bias, pool: 1 }),
             divide: None,
             text: text.spec.clone(),
             image_token,

@@ -9,35 +9,54 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use vlm_nn::Linear;
 
+use super::config::Checks;
+use super::pool;
+use crate::Error;
+
 /// The choices of a [`LinearFusion`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LinearConfig {
     /// Whether there is a bias.
     pub bias: bool,
+    /// Squares of so many patches a side become one row, their mean.
+    pub pool: usize,
 }
 
 impl Default for LinearConfig {
     fn default() -> Self {
-        LinearConfig { bias: true }
+        LinearConfig { bias: true, pool: 1 }
     }
 }
 
-/// `y = x W + b`, a row for each patch.
+impl LinearConfig {
+    /// Whether a map can be built of it.
+    ///
+    /// # Errors
+    /// [`Error::Fusion`] names the key.
+    pub fn check(&self) -> Result<(), Error> {
+        Checks("linear").positive("pool", self.pool)?;
+        Ok(())
+    }
+}
+
+/// `y = x W + b`, a row for each patch or square.
 #[derive(Module, Debug)]
 pub struct LinearFusion {
     /// `[vision width, text width]`.
     pub linear: Linear,
+    pool: usize,
 }
 
 impl LinearFusion {
     /// A blank map.
     pub fn new(config: &LinearConfig, vision: usize, text: usize, device: &Device) -> Self {
-        LinearFusion { linear: Linear::new(vision, text, config.bias, device) }
+        let linear = Linear::new(vision, text, config.bias, device);
+        LinearFusion { linear, pool: config.pool }
     }
 
-    /// `[pictures, patches, vision width]` to `[pictures, patches, text width]`.
-    pub fn forward(&self, picture: Tensor<3>) -> Tensor<3> {
-        self.linear.forward(picture)
+    /// `[pictures, patches, vision width]` of a grid to `[pictures, patches or squares, text width]`.
+    pub fn forward(&self, picture: Tensor<3>, grid: (usize, usize)) -> Tensor<3> {
+        self.linear.forward(pool::average(picture, grid, self.pool))
     }
 }
