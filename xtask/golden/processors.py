@@ -16,6 +16,8 @@ import transformers
 from PIL import Image
 from safetensors.numpy import save_file
 from transformers import BitImageProcessor, CLIPImageProcessor, Siglip2ImageProcessor, SiglipImageProcessor, ViTImageProcessor
+from transformers.models.idefics3.image_processing_idefics3 import Idefics3ImageProcessor
+from transformers.models.smolvlm.image_processing_smolvlm import SmolVLMImageProcessor
 
 OUT = pathlib.Path(sys.argv[1])
 OUT.mkdir(parents=True, exist_ok=True)
@@ -89,6 +91,26 @@ for name, cls in DEFAULTS.items():
     out = {picture: levels(run(cls(), f"{picture}.png", do_rescale=False, do_normalize=False)) for picture in ("landscape", "tiny")}
     whole.append({"class": cls.__name__, "sums": {picture: checksum(values) for picture, values in out.items()},
                   "config": json.loads(cls().to_json_string())})
+# In tiles: of each the checksum, the whole picture last.
+TILED = {
+    "idefics3": (Idefics3ImageProcessor, {"size": {"longest_edge": 48}, "max_image_size": {"longest_edge": 16}}),
+    "idefics3-uneven": (Idefics3ImageProcessor, {"size": {"longest_edge": 50}, "max_image_size": {"longest_edge": 13}, "resample": 3}),
+    "idefics3-whole": (Idefics3ImageProcessor, {"size": {"longest_edge": 40}, "max_image_size": {"longest_edge": 24}, "do_image_splitting": False}),
+    "idefics3-as-is": (Idefics3ImageProcessor, {"do_resize": False, "max_image_size": {"longest_edge": 24}}),
+    "smolvlm": (SmolVLMImageProcessor, {"size": {"longest_edge": 24}, "max_image_size": {"longest_edge": 24}}),
+    "idefics3-usual": (Idefics3ImageProcessor, {}),
+}
+tiled = []
+for name, (cls, options) in TILED.items():
+    processor = cls(**options)
+    case = {"name": name, "config": json.loads(processor.to_json_string()), "grids": {}, "sums": {}}
+    for picture in SIZES:
+        out = run(processor, f"{picture}.png", do_rescale=False, do_normalize=False, return_row_col_info=True)
+        values = out["pixel_values"][0].transpose(0, 2, 3, 1)
+        assert (values == values.astype(np.uint8)).all() and out["pixel_attention_mask"].all()
+        case["grids"][picture] = [out["rows"][0][0], out["cols"][0][0]]
+        case["sums"][picture] = [checksum(np.ascontiguousarray(tile)) for tile in values]
+    tiled.append(case)
 # What the search for a size makes of more sizes than there are pictures: height, width, patch, most, height, width.
 from transformers.models.siglip2.image_processing_siglip2 import get_image_size_for_max_num_patches as fit
 
@@ -97,5 +119,5 @@ fits = [[h, w, p, n, *fit(h, w, p, n)] for (h, w), p, n in zip(sizes, [16, 14, 3
 
 save_file(tensors, OUT / "expected.safetensors")
 (OUT / "cases.json").write_text(json.dumps({
-    "transformers": transformers.__version__, "pillow": PIL.__version__, "cases": cases, "defaults": whole, "fits": fits,
+    "transformers": transformers.__version__, "pillow": PIL.__version__, "cases": cases, "defaults": whole, "tiled": tiled, "fits": fits,
 }) + "\n")

@@ -32,6 +32,8 @@ pub struct Blueprint<S> {
     names: Names,
     /// Tensors of heads that are not computed.
     carried: Vec<(String, TensorData)>,
+    /// How the names of such tensors begin.
+    heads: &'static [&'static str],
     surplus: &'static [&'static str],
 }
 
@@ -52,6 +54,7 @@ impl Blueprint<DualSpec> {
             tensors: "model",
             names: clip_names(&config.vision),
             carried: Vec::new(),
+            heads: &[],
             surplus: &[],
         })
     }
@@ -74,7 +77,7 @@ pub fn read(dir: &Path) -> Result<Opened, Error> {
     let file = if open_clip { OPEN_CLIP } else { CONFIG };
     let path = dir.join(file);
     let bad = |reason: String| Error::Config { path: path.clone(), reason };
-    let config = object(&path)?;
+    let config = read_object(&path)?;
     let tensors = if open_clip { "open_clip_model" } else { "model" };
     let files = TensorFiles::open_dir(dir, tensors)?;
     let (family, images) = if open_clip {
@@ -83,19 +86,22 @@ pub fn read(dir: &Path) -> Result<Opened, Error> {
     } else {
         (families::parse(config.clone(), &files).map_err(bad)?, None)
     };
-    let Family { spec, names, carried, surplus } = family;
+    let Family { spec, names, carried: heads, surplus } = family;
     check_layers(&path, &spec, &names, &files)?;
     let carried = files
         .names()
-        .filter(|name| carried.iter().any(|prefix| name.starts_with(prefix)))
+        .filter(|name| heads.iter().any(|prefix| name.starts_with(prefix)))
         .map(|name| Ok((name.to_owned(), files.read(name)?)))
         .collect::<Result<_, Error>>()?;
-    let plan = Blueprint { spec, config, file, tensors, names, carried, surplus };
+    let plan = Blueprint { spec, config, file, tensors, names, carried, heads, surplus };
     Ok(Opened { plan, files, images })
 }
 
-/// A file that holds one JSON object.
-pub fn object(path: &Path) -> Result<Map<String, Value>, Error> {
+/// Reads a file that holds one JSON object.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Config`] if it holds anything else or is far too large.
+pub fn read_object(path: &Path) -> Result<Map<String, Value>, Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let bad = |reason: String| Error::Config { path: path.to_owned(), reason };
     let size = std::fs::metadata(path).map_err(io)?.len();
@@ -116,8 +122,18 @@ impl<S: Clone> Blueprint<S> {
 impl<S> Blueprint<S> {
     /// The same with another view of the shape.
     pub fn with<T>(self, spec: T) -> Blueprint<T> {
-        let Blueprint { config, file, tensors, names, carried, surplus, .. } = self;
-        Blueprint { spec, config, file, tensors, names, carried, surplus }
+        let Blueprint { config, file, tensors, names, carried, heads, surplus, .. } = self;
+        Blueprint { spec, config, file, tensors, names, carried, heads, surplus }
+    }
+
+    /// The configuration as it was read.
+    pub fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    /// Names, and those of tensors that are no parameters: carried, and spared.
+    pub(crate) fn tables(&self) -> (Names, &'static [&'static str], &'static [&'static str]) {
+        (self.names.clone(), self.heads, self.surplus)
     }
 
     /// What the folder calls the model, such as `siglip`.
@@ -193,19 +209,12 @@ impl<S> Blueprint<S> {
     fn save_config(&self, dir: &Path, float: Float) -> Result<(), Error> {
         std::fs::create_dir_all(dir)
             .map_err(|source| Error::Io { path: dir.to_owned(), source })?;
-        let mut config = self.config.clone();
+        let path = dir.join(self.file);
         if self.file == CONFIG {
-            // Old readers know the one name, new ones both.
-            let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-            let name = match float {
-                Float::F32 => "float32",
-                Float::F16 => "float16",
-                Float::Bf16 => "bfloat16",
-            };
-            config.insert(key.into(), json!(name));
+            return write_config(&path, &self.config, float);
         }
-        write_file(&dir.join(self.file), &mut |w| {
-            serde_json::to_writer_pretty(w, &config).map_err(std::io::Error::from)
+        write_file(&path, &mut |w| {
+            serde_json::to_writer_pretty(w, &self.config).map_err(std::io::Error::from)
         })?;
         Ok(())
     }
@@ -221,6 +230,26 @@ impl<S> Blueprint<S> {
         }
         all
     }
+}
+
+/// Writes a `config.json` of a model whose weights have that type.
+///
+/// # Errors
+/// What the operating system reports.
+pub fn write_config(path: &Path, config: &Map<String, Value>, float: Float) -> Result<(), Error> {
+    let mut config = config.clone();
+    // Old readers know the one name, new ones both.
+    let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+    let name = match float {
+        Float::F32 => "float32",
+        Float::F16 => "float16",
+        Float::Bf16 => "bfloat16",
+    };
+    config.insert(key.into(), json!(name));
+    write_file(path, &mut |w| {
+        serde_json::to_writer_pretty(w, &config).map_err(std::io::Error::from)
+    })?;
+    Ok(())
 }
 
 /// Compares a number of layers with the file's before a module of that many is built. A few too
@@ -239,7 +268,7 @@ fn check_layers(
     let wanted = [(0, vision.map(|v| v.layers)), (1, text.map(|t| t.blocks.len()))];
     for (tower, layers) in wanted {
         let Some(layers) = layers else { continue };
-        let prefix = format!("{}{}", names.roots[tower], names.blocks[tower]);
+        let prefix = names.before_blocks(tower);
         let numbers = files.names().filter_map(|n| n.strip_prefix(&prefix)?.split('.').next());
         let found = numbers.collect::<std::collections::BTreeSet<_>>().len();
         if layers > found + 4 {

@@ -161,7 +161,10 @@ impl Encoder {
 }
 
 /// Whether pictures come out of the processor as the tower wants them.
-pub(crate) fn check_images(spec: &VisionSpec, images: &ImageProcessor) -> Result<(), String> {
+///
+/// # Errors
+/// The fields of `config.json` and `preprocessor_config.json` that disagree.
+pub fn check_images(spec: &VisionSpec, images: &ImageProcessor) -> Result<(), String> {
     if spec.channels != 3 {
         return Err(format!(
             "num_channels is {}, but preprocessor_config.json makes pictures of 3 channels",
@@ -190,7 +193,10 @@ pub(crate) fn check_images(spec: &VisionSpec, images: &ImageProcessor) -> Result
 }
 
 /// Whether every token has a row.
-pub(crate) fn check_tokens(spec: &TextSpec, tokenizer: &Tokenizer) -> Result<(), String> {
+///
+/// # Errors
+/// How many there are of both.
+pub fn check_tokens(spec: &TextSpec, tokenizer: &Tokenizer) -> Result<(), String> {
     if tokenizer.vocab_size() > spec.vocabulary {
         return Err(format!(
             "vocab_size is {}, but tokenizer.json has {} tokens",

@@ -15,7 +15,7 @@
 #![warn(missing_docs)]
 
 mod blueprint;
-mod checkpoint;
+pub mod checkpoint;
 mod clip;
 mod encode;
 mod error;
@@ -28,15 +28,15 @@ mod side;
 pub mod text;
 mod towers;
 
-pub use blueprint::Blueprint;
+pub use blueprint::{Blueprint, read_object, write_config};
 pub use checkpoint::{Layout, Named};
 pub use clip::{ClipConfig, Start, TextConfig, VisionConfig};
 pub use encode::{PictureEncoder, TextEncoder, TextStates};
 pub use error::{Error, Mismatch};
-pub use families::{DualSpec, Spec};
+pub use families::{DualSpec, Fields, Nested, Spec};
 pub use folder::{
-    DualFolder, Encoder, TextFolder, VisionFolder, Weights, batch_pixels, batch_tokens, end_places,
-    pool_places, text_mask,
+    DualFolder, Encoder, TextFolder, VisionFolder, Weights, batch_pixels, batch_tokens,
+    check_images, check_tokens, end_places, pool_places, text_mask,
 };
 pub use models::{DualModel, TextModel, VisionModel};
 pub use sentence::Pooling;

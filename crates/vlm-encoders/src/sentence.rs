@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use serde_json::Value;
 use vlm_store::write_file;
 
-use crate::blueprint::object;
+use crate::blueprint::read_object;
 use crate::models::normalize;
 use crate::text;
 use crate::towers::{States, TextPool, TextSpec};
@@ -153,7 +153,7 @@ fn small(path: &Path) -> Result<Vec<u8>, Error> {
 /// The one mode that a pooling's `config.json` switches on.
 fn how(path: &Path) -> Result<How, Error> {
     let bad = |reason: String| Error::Config { path: path.to_owned(), reason };
-    let config = object(path)?;
+    let config = read_object(path)?;
     let on: Vec<&str> = config
         .iter()
         .filter(|(key, value)| key.starts_with("pooling_mode_") && **value == Value::Bool(true))

@@ -106,6 +106,37 @@ fn what_a_file_leaves_out_is_the_class_of_transformers() {
 }
 
 #[test]
+fn tiles_are_equal_to_the_bit() {
+    let about = about();
+    let cases = about["tiled"].as_array().unwrap();
+    assert_eq!(cases.len(), 6);
+    for case in cases {
+        let name = &case["name"];
+        let processor = from_config(&case["config"]).unwrap();
+        let plain = ImageProcessor { rescale: None, normalize: None, ..processor.clone() };
+        for file in PICTURES {
+            let tiles = plain.tiles(&picture(file)).unwrap();
+            let grid = json!([tiles.grid.0, tiles.grid.1]);
+            assert_eq!(grid, case["grids"][file], "{name} {file}");
+            let sum = |tile: &vlm_encoders::image::Pixels| -> u64 {
+                let picture = tile.picture().into_raw();
+                picture
+                    .iter()
+                    .zip((0..65_521u64).cycle())
+                    .map(|(b, i)| u64::from(*b) * (i + 1))
+                    .sum()
+            };
+            let sums: Vec<u64> = tiles.tiles.iter().map(sum).collect();
+            assert_eq!(json!(sums), case["sums"][file], "{name} {file}");
+            assert_eq!(plain.process(&picture(file)).unwrap(), tiles.tiles[tiles.tiles.len() - 1]);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        processor.save(dir.path()).unwrap();
+        assert_eq!(ImageProcessor::from_dir(dir.path()).unwrap(), processor, "{name}");
+    }
+}
+
+#[test]
 fn sizes_of_siglip2_are_found_alike() {
     for case in about()["fits"].as_array().unwrap() {
         let n: Vec<usize> =

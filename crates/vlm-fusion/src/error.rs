@@ -70,4 +70,38 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// Pictures that the text has no place for, or places without a picture.
+    #[error(
+        "the prompt has {places} `{token}` and there are {pictures} pictures; write `{token}` once for each picture"
+    )]
+    Pictures {
+        /// Pictures that were given.
+        pictures: usize,
+        /// Places in the text.
+        places: usize,
+        /// What marks a place.
+        token: String,
+    },
+    /// A tokenizer that does not know the token of pictures.
+    #[error(
+        "{}: no token `{token}` with id {id}, by which config.json marks pictures; copy the tokenizer's files again", dir.display()
+    )]
+    NoImageToken {
+        /// The folder.
+        dir: PathBuf,
+        /// The token.
+        token: String,
+        /// Its id in `config.json`.
+        id: i64,
+    },
+    /// Tokens for pictures and rows of pictures that do not pair.
+    #[error(
+        "{tokens} picture tokens stand in the prompt, but the pictures have {features} rows; processor_config.json and config.json disagree, or the text itself holds the picture token"
+    )]
+    PictureTokens {
+        /// In the prompt.
+        tokens: usize,
+        /// Of the pictures.
+        features: usize,
+    },
 }

@@ -15,7 +15,7 @@ use crate::header::{self, Entry};
 /// The tensors of a safetensors file or of the shards that an index names.
 ///
 /// Only headers are held; values are read when asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TensorFiles {
     root: PathBuf,
     files: Vec<PathBuf>,
@@ -102,6 +102,23 @@ impl TensorFiles {
             self.entries.insert(name, (index, entry));
         }
         Ok(())
+    }
+
+    /// The same tensors under other names; those that `name` has none for are left out.
+    ///
+    /// # Errors
+    /// If two tensors get the same name.
+    pub fn renamed(&self, name: &dyn Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let mut entries = BTreeMap::new();
+        for (old, entry) in &self.entries {
+            let Some(new) = name(old) else { continue };
+            if entries.contains_key(&new) {
+                let reason = format!("`{old}` is another name of `{new}`, which is there too");
+                return Err(Error::damaged(&self.root, reason));
+            }
+            entries.insert(new, entry.clone());
+        }
+        Ok(TensorFiles { root: self.root.clone(), files: self.files.clone(), entries })
     }
 
     /// The file, or the index of the shards.

@@ -80,7 +80,11 @@ pub const HARMLESS: &[&str] = &[
     "use_cache",
 ];
 
-/// The fields that have not been understood yet.
+/// The fields of a `config.json` that have not been understood yet: each is taken once, and what is
+/// left at the [end](Self::finish) is refused.
+///
+/// Errors are sentences that name the field.
+#[derive(Debug)]
 pub struct Fields {
     map: Map<String, Value>,
     /// Before a field's name in messages, such as `vision_config.`.
@@ -91,6 +95,13 @@ impl Fields {
     /// All of an object.
     pub fn new(map: Map<String, Value>, place: &str) -> Self {
         Fields { map, place: place.to_owned() }
+    }
+
+    /// What a field is where the file is silent.
+    pub fn usually(&mut self, key: &str, value: impl Into<Value>) {
+        if self.map.get(key).is_none_or(Value::is_null) {
+            self.map.insert(key.to_owned(), value.into());
+        }
     }
 
     /// A field; a null is the same as none, as in the files that transformers writes.

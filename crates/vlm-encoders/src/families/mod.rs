@@ -6,20 +6,22 @@ mod fields;
 mod gemma;
 mod llama;
 mod names;
+mod nested;
 mod open_clip;
 mod rope;
 mod siglip;
 mod vit;
 
 pub(crate) use clip::{clip_names, clip_spec};
+pub use fields::Fields;
 pub(crate) use fields::HARMLESS;
 pub(crate) use names::Names;
+pub use nested::Nested;
 
 use serde_json::{Map, Value};
 use vlm_store::TensorFiles;
 
 use crate::towers::{TextSpec, VisionSpec};
-use fields::Fields;
 
 /// What a folder holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,14 +88,22 @@ const FAMILIES: &[(&str, Parse)] = &[
     ("vit", vit::vit),
 ];
 
+/// The names that are understood.
+fn known() -> String {
+    FAMILIES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
+fn parser(kind: &str) -> Option<Parse> {
+    FAMILIES.iter().find(|(name, _)| *name == kind).map(|(_, parse)| *parse)
+}
+
 /// Understands a `config.json`; which optional tensors there are is seen in the files.
 pub(crate) fn parse(map: Map<String, Value>, files: &TensorFiles) -> Result<Family, String> {
-    let known = || FAMILIES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let kind = match map.get("model_type") {
         Some(Value::String(kind)) => kind.clone(),
         _ => return Err(format!("there is no model_type; supported: {}", known())),
     };
-    let Some((_, parse)) = FAMILIES.iter().find(|(name, _)| *name == kind) else {
+    let Some(parse) = parser(&kind) else {
         return Err(format!("model_type `{kind}` is not supported; supported: {}", known()));
     };
     parse(Fields::new(map, ""), files)

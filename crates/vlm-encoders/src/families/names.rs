@@ -39,6 +39,12 @@ pub struct Names {
 }
 
 impl Names {
+    /// What stands before the number of a block in the names of a tower, 0 for pictures and 1 for
+    /// texts.
+    pub fn before_blocks(&self, tower: usize) -> String {
+        format!("{}{}", self.roots[tower], self.blocks[tower])
+    }
+
     /// The name and layout of the parameter at `path` with so many dimensions.
     pub fn named(&self, path: &str, rank: usize) -> Named {
         let tower = usize::from(path.starts_with("text"));

@@ -172,6 +172,21 @@ fn one_vision(mut fields: Fields, flexible: bool) -> Result<Family, String> {
     })
 }
 
+/// The image tower of `Idefics3Model` and `SmolVLMModel`, whose class has other sizes.
+pub fn idefics3(mut fields: Fields, shifted: bool) -> Result<Family, String> {
+    for (key, usual) in [("hidden_size", 1152), ("num_attention_heads", 16), ("patch_size", 32)] {
+        fields.usually(key, usual);
+    }
+    fields.only("vision_use_head", false)?;
+    let mut vision = vision_spec(&mut fields, false)?;
+    fields.finish()?;
+    vision.pool = VisionPool::Absent;
+    vision.places = Places::Buckets { shifted };
+    let patches = Some((vision.channels, vision.patch));
+    let spec = Spec::Vision(vision, None);
+    Ok(Family { spec, names: names(patches), carried: &[], surplus: SURPLUS })
+}
+
 /// `SiglipTextModel` and `Siglip2TextModel`.
 pub fn text(mut fields: Fields, _: &TensorFiles) -> Result<Family, String> {
     let text = text_spec(&mut fields)?;

@@ -15,6 +15,7 @@ use super::filter::Filter;
 use super::kind::Kind;
 use super::patches::Patching;
 use super::processor::{ImageProcessor, Resize};
+use super::tiles::Tiling;
 
 pub(super) const FILE: &str = "preprocessor_config.json";
 const COMBINED: &str = "processor_config.json";
@@ -110,6 +111,12 @@ fn parse(kind: Kind, mut fields: Map<String, Value>) -> Result<ImageProcessor, S
     for key in ["image_processor_type", "feature_extractor_type"].iter().chain(&NO_EFFECT) {
         fields.remove(*key);
     }
+    if kind.defaults().tiling().is_some() {
+        // All tiles are of one size, so that nothing is filled up; and what is of videos.
+        for key in ["do_pad", "return_row_col_info", "video_sampling", "crop_size"] {
+            fields.remove(key);
+        }
+    }
     for key in [
         "do_pad",
         "pad_size",
@@ -138,10 +145,13 @@ fn parse(kind: Kind, mut fields: Map<String, Value>) -> Result<ImageProcessor, S
     }
     let usual = kind.defaults();
     let on = flags(kind, &mut fields)?;
-    let resize = match usual.patching() {
-        Some(patching) => Some(Resize::Patches(patches(&mut fields, patching)?)),
-        None => fields.remove("size").map(|v| resize_of(kind, &v)).transpose()?.or(usual.resize),
+    let resize = match usual.resize {
+        Some(Resize::Patches(patching)) => Some(Resize::Patches(patches(&mut fields, patching)?)),
+        Some(Resize::Tiles(tiling)) => Some(Resize::Tiles(tiles(&mut fields, tiling, on[0])?)),
+        usual => fields.remove("size").map(|v| resize_of(kind, &v)).transpose()?.or(usual),
     };
+    // Whether tiles are resized before is one of their choices.
+    let on = if usual.tiling().is_some() { [true, on[1], on[2], on[3]] } else { on };
     if usual.patching().is_some() && !on[0] {
         return Err(format!(
             "`do_resize` = false is not supported for {}; remove it",
@@ -201,6 +211,31 @@ fn patches(fields: &mut Map<String, Value>, usual: Patching) -> Result<Patching,
         format!("{max_num_patches} patches (`max_num_patches`) of {patch_size} pixels (`patch_size`) take too much memory; lower one of them")
     })?;
     Ok(patching)
+}
+
+fn tiles(fields: &mut Map<String, Value>, usual: Tiling, resizes: bool) -> Result<Tiling, String> {
+    let mut edge = |key: &str, usual: Option<usize>| {
+        match fields.remove(key) {
+        None | Some(Value::Null) => Ok(usual),
+        Some(value) => match value.as_object().filter(|map| map.len() == 1) {
+            Some(map) => map.get("longest_edge").and_then(pixels).map(Some),
+            None => None,
+        }
+        .ok_or_else(|| {
+            format!("`{key}` = {value} is not supported; use {{\"longest_edge\": n}} with 1 to {MAX_SIZE}")
+        }),
+    }
+    };
+    let longest_edge = edge("size", usual.longest_edge)?.filter(|_| resizes);
+    let tile = edge("max_image_size", Some(usual.tile))?.unwrap_or(usual.tile);
+    let split = match fields.remove("do_image_splitting") {
+        None | Some(Value::Null) => usual.split,
+        Some(Value::Bool(split)) => split,
+        Some(other) => {
+            return Err(format!("`do_image_splitting` = {other}: must be true or false"));
+        }
+    };
+    Ok(Tiling { longest_edge, tile, split })
 }
 
 /// Resize, crop, rescale, normalise; absent means true, for the crop if the kind has one.

@@ -3,6 +3,7 @@
 use super::filter::Filter;
 use super::patches::Patching;
 use super::processor::{CLIP_MEAN, CLIP_STD, ImageProcessor, Resize};
+use super::tiles::Tiling;
 
 /// Mean and standard deviation, per channel, of processors that map 0…255 to −1…1.
 const HALF: [f64; 3] = [0.5; 3];
@@ -19,13 +20,24 @@ pub enum Kind {
     Siglip2,
     /// `ViTImageProcessor`, formerly `ViTFeatureExtractor`: to an exact size, bilinear, −1…1.
     Vit,
+    /// `Idefics3ImageProcessor`: in tiles, Lanczos, −1…1.
+    Idefics3,
+    /// `SmolVLMImageProcessor`: the same.
+    SmolVlm,
     /// `BitImageProcessor`, which DINOv2's files name: as CLIP's.
     Bit,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Clip, Self::Siglip, Self::Siglip2, Self::Vit, Self::Bit];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Clip,
+        Self::Siglip,
+        Self::Siglip2,
+        Self::Vit,
+        Self::Bit,
+        Self::Idefics3,
+        Self::SmolVlm,
+    ];
 
     /// The name of the class, as `image_processor_type` has it.
     pub fn class(self) -> &'static str {
@@ -35,6 +47,8 @@ impl Kind {
             Self::Siglip2 => "Siglip2ImageProcessor",
             Self::Vit => "ViTImageProcessor",
             Self::Bit => "BitImageProcessor",
+            Self::Idefics3 => "Idefics3ImageProcessor",
+            Self::SmolVlm => "SmolVLMImageProcessor",
         }
     }
 
@@ -54,8 +68,10 @@ impl Kind {
     /// belong to.
     pub(super) fn of_processor(name: &str) -> Option<Self> {
         Some(match name {
-            "CLIPProcessor" => Self::Clip,
-            "SiglipProcessor" => Self::Siglip,
+            "CLIPProcessor" | "LlavaProcessor" => Self::Clip,
+            "SiglipProcessor" | "PaliGemmaProcessor" => Self::Siglip,
+            "Idefics3Processor" => Self::Idefics3,
+            "SmolVLMProcessor" => Self::SmolVlm,
             "Siglip2Processor" => Self::Siglip2,
             _ => return None,
         })
@@ -64,8 +80,10 @@ impl Kind {
     /// Likewise, by the `model_type` of `config.json`.
     pub(super) fn of_model(model_type: &str) -> Option<Self> {
         Some(match model_type {
-            "clip" => Self::Clip,
-            "siglip" => Self::Siglip,
+            "clip" | "llava" => Self::Clip,
+            "siglip" | "paligemma" => Self::Siglip,
+            "idefics3" => Self::Idefics3,
+            "smolvlm" => Self::SmolVlm,
             "siglip2" => Self::Siglip2,
             "vit" => Self::Vit,
             "dinov2" | "dinov2_with_registers" => Self::Bit,
@@ -92,6 +110,10 @@ impl Kind {
                 (Resize::Exact { height: 224, width: 224 }, Filter::Bicubic, None, half)
             }
             Self::Vit => (Resize::Exact { height: 224, width: 224 }, Filter::Bilinear, None, half),
+            Self::Idefics3 | Self::SmolVlm => {
+                let tiling = Tiling { longest_edge: Some(4 * 364), tile: 364, split: true };
+                (Resize::Tiles(tiling), Filter::Lanczos, None, half)
+            }
             Self::Siglip2 => {
                 let patching = Patching { patch_size: 16, max_num_patches: 256 };
                 (Resize::Patches(patching), Filter::Bilinear, None, half)

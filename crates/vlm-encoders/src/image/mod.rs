@@ -5,7 +5,8 @@
 //! processors on Pillow, whose resampling is repeated to the bit. [`Kind`] lists the classes.
 //!
 //! A processor makes [`Pixels`]. A model with patches of its own (SigLIP 2 NaFlex) asks for
-//! [`Pixels::patches`]; [`ImageProcessor::patching`] tells whether it does.
+//! [`Pixels::patches`]; [`ImageProcessor::patching`] tells whether it does. One that looks at a picture
+//! in tiles (Idefics 3) asks for [`ImageProcessor::tiles`].
 
 mod bound;
 mod config;
@@ -21,6 +22,7 @@ mod pixels;
 mod processor;
 mod resample;
 mod save;
+mod tiles;
 
 pub use decode::{MAX_EDGE, MAX_PIXELS, load, load_bytes, load_rgba, load_rgba_bytes, size};
 pub use error::ImageError;
@@ -30,6 +32,7 @@ pub use patches::{Patches, Patching};
 pub use pixels::Pixels;
 pub use processor::{CLIP_MEAN, CLIP_STD, ImageProcessor, Resize};
 pub use resample::{Window, resize};
+pub use tiles::{Tiles, Tiling};
 
 /// 8-bit RGB, row after row.
 pub use ::image::RgbImage;

@@ -21,6 +21,7 @@ use super::patches::Patching;
 use super::pixels::{Pixels, Scaling};
 use super::resample::{Window, resize};
 use super::save;
+use super::tiles::{Frames, Tiles, Tiling};
 
 /// Mean of OpenAI's CLIP, per channel, of samples in 0…1.
 pub const CLIP_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
@@ -39,6 +40,8 @@ pub enum Resize {
         /// Pixels.
         width: usize,
     },
+    /// To squares of one size, several of them and the whole.
+    Tiles(Tiling),
     /// To whole patches in about the picture's own proportions, as many as allowed.
     Patches(Patching),
 }
@@ -102,16 +105,43 @@ impl ImageProcessor {
         }
     }
 
+    /// How pictures are cut into [tiles](Self::tiles), if the model takes them so.
+    pub fn tiling(&self) -> Option<Tiling> {
+        match self.resize {
+            Some(Resize::Tiles(tiling)) => Some(tiling),
+            _ => None,
+        }
+    }
+
     /// Height and width of the result, if they do not depend on the picture.
     pub fn output_size(&self) -> Option<(usize, usize)> {
         match (self.crop, self.resize) {
             (Some(crop), _) => Some(crop),
             (None, Some(Resize::Exact { height, width })) => Some((height, width)),
+            (None, Some(Resize::Tiles(tiling))) => Some((tiling.tile, tiling.tile)),
             _ => None,
         }
     }
 
-    /// Prepares a picture.
+    /// Prepares a picture in tiles, the whole one last. Where the class knows no tiles there is only
+    /// the whole.
+    ///
+    /// # Errors
+    /// As [`process`](Self::process).
+    pub fn tiles(&self, picture: &RgbImage) -> Result<Tiles, ImageError> {
+        let Some(tiling) = self.tiling() else {
+            return Ok(Tiles { tiles: vec![self.process(picture)?], grid: (0, 0) });
+        };
+        if picture.width() == 0 || picture.height() == 0 {
+            return Err(ImageError::EmptyPicture);
+        }
+        let Frames { frames, grid } = tiling.cut(picture, self.filter)?;
+        let scaling = Scaling { rescale: self.rescale, normalize: self.normalize };
+        let tile = |samples| Pixels::new(samples, tiling.tile, tiling.tile, scaling);
+        Ok(Tiles { tiles: frames.into_iter().map(tile).collect(), grid })
+    }
+
+    /// Prepares a picture; of one in tiles the whole.
     ///
     /// # Errors
     /// [`ImageError::EmptyPicture`]; [`ImageError::Bound`] if the result would be absurdly large.
@@ -149,6 +179,10 @@ impl ImageProcessor {
         if let (Some(colour), Some(size)) = (self.letterbox, self.output_size()) {
             return self.laid_on(picture, colour, size);
         }
+        if let Some(tiling) = self.tiling() {
+            let whole = tiling.cut(picture, self.filter)?.frames.pop().unwrap_or_default();
+            return Ok((tiling.tile, tiling.tile, whole));
+        }
         let (resized_h, resized_w) = self.resized_size(source_h, source_w);
         let (height, width) = self.crop.unwrap_or((resized_h, resized_w));
         bound::check(height, width.saturating_mul(3))?;
@@ -184,7 +218,8 @@ impl ImageProcessor {
 
     fn resized_size(&self, height: usize, width: usize) -> (usize, usize) {
         match self.resize {
-            None => (height, width),
+            // Tiles are cut before anybody asks.
+            None | Some(Resize::Tiles(_)) => (height, width),
             Some(Resize::Exact { height, width }) => (height, width),
             Some(Resize::Patches(patching)) => patching.fit(height, width),
             Some(Resize::ShortestEdge(edge)) => {

@@ -41,11 +41,22 @@ fn fields(processor: &ImageProcessor) -> Result<Value, ImageError> {
             return fail("it has no resizing of the shorter edge");
         }
         Some(Resize::Patches(_)) if usual.patching().is_none() => return fail("it has no patches"),
-        Some(Resize::Exact { .. }) if usual.patching().is_some() => {
+        Some(Resize::Exact { .. }) if usual.patching().is_some() || usual.tiling().is_some() => {
             return fail("it has no resizing to an exact size");
         }
-        _ if usual.patching().is_some() && processor.resize.is_none() => {
+        Some(Resize::Tiles(_)) if usual.tiling().is_none() => return fail("it has no tiles"),
+        _ if processor.resize.is_none()
+            && (usual.patching().is_some() || usual.tiling().is_some()) =>
+        {
             return fail("it cannot do without resizing");
+        }
+        Some(Resize::Tiles(tiling)) => {
+            value["do_resize"] = json!(tiling.longest_edge.is_some());
+            value["do_image_splitting"] = json!(tiling.split);
+            value["do_pad"] = json!(true);
+            value["max_image_size"] = json!({ "longest_edge": tiling.tile });
+            let usual = usual.tiling().and_then(|tiling| tiling.longest_edge);
+            value["size"] = json!({ "longest_edge": tiling.longest_edge.or(usual) });
         }
         Some(Resize::ShortestEdge(edge)) => value["size"] = json!({ "shortest_edge": edge }),
         Some(Resize::Exact { height, width }) => {

@@ -1,6 +1,6 @@
 //! Position tables for pictures of other sizes than those a model was trained on.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 
 /// How a grid of positions is resized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,42 @@ pub(super) fn resize(
     let x = x.reshape([to.0, from.1, width]).swap_dims(0, 1).reshape([from.1, to.0 * width]);
     let x = matrix(to.1, from.1).matmul(x);
     x.reshape([to.1, to.0, width]).swap_dims(0, 1).reshape([to.0 * to.1, width])
+}
+
+/// Picks from `table: [rows · cols, width]` the row of each patch of another grid: that of the place
+/// in which the patch's own corner lies.
+///
+/// As Idefics 3 does; `shifted` as in transformers 4.55 to 4.57, which take a corner to lie a
+/// millionth nearer to the start.
+pub(super) fn pick(
+    table: Tensor<2>,
+    from: (usize, usize),
+    to: (usize, usize),
+    shifted: bool,
+) -> Tensor<2> {
+    let (rows, cols) = (buckets(to.0, from.0, shifted), buckets(to.1, from.0, shifted));
+    if !shifted && to == from && rows.iter().chain(&cols).copied().eq((0..to.0).chain(0..to.1)) {
+        return table;
+    }
+    let places: Vec<i64> = rows
+        .iter()
+        .flat_map(|row| cols.iter().map(move |col| (row * from.1 + col) as i64))
+        .collect();
+    let count = places.len();
+    let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), &table.device());
+    table.select(0, places)
+}
+
+/// The place of each of `to` patches among `from`.
+fn buckets(to: usize, from: usize, shifted: bool) -> Vec<usize> {
+    if !shifted {
+        // Exactly; where a corner lies on a border, torch's rounding decides for some sizes.
+        return (0..to).map(|i| i * from / to).collect();
+    }
+    let step = 1.0 / from as f64;
+    let borders: Vec<f32> = (1..from).map(|i| (step * i as f64) as f32).collect();
+    let at = |i: usize| i as f32 / to as f32 * (1.0 - 1e-6_f64) as f32;
+    (0..to).map(|i| borders.iter().filter(|border| **border <= at(i)).count()).collect()
 }
 
 /// `[to, from]`: how much of each old place goes into each new one.
@@ -97,6 +133,20 @@ mod tests {
         for kernel in KERNELS {
             let same = resize(table.clone(), (3, 4), (3, 4), kernel).into_data();
             assert_eq!(same.try_to_vec::<f32>().unwrap(), values);
+        }
+    }
+
+    #[test]
+    fn patches_find_the_place_where_they_lie() {
+        assert_eq!(buckets(4, 4, false), [0, 1, 2, 3]);
+        assert_eq!(buckets(6, 4, false), [0, 0, 1, 2, 2, 3]);
+        // As torch 2.9 has them with the formula of transformers 4.57.
+        assert_eq!(buckets(4, 4, true), [0, 0, 1, 2]);
+        assert_eq!(buckets(6, 4, true), [0, 0, 1, 1, 2, 3]);
+        assert_eq!(buckets(9, 14, true), [0, 1, 3, 4, 6, 7, 9, 10, 12]);
+        // The sides of published models.
+        for side in [16, 24, 26, 27, 32] {
+            assert!(buckets(side, side, false).into_iter().eq(0..side));
         }
     }
 

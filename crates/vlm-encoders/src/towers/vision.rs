@@ -77,6 +77,12 @@ pub enum Places {
         /// Whether a shrinking grid is averaged.
         antialias: bool,
     },
+    /// Each patch takes the place of the table that lies where it lies in the picture (Idefics 3).
+    Buckets {
+        /// Whether every place but the first is one too early, as transformers 4.55 to 4.57 has it
+        /// (its issue 41190) where a patch lies on the border of two places.
+        shifted: bool,
+    },
     /// Each picture brings its own grid, as flat patches (SigLIP 2 NaFlex).
     Flexible,
 }
@@ -222,6 +228,9 @@ impl VisionTower {
         let table = self.positions.val();
         let table = table.narrow(0, before, self.grid.0 * self.grid.1);
         let grid = (height / self.patch, width / self.patch);
+        if let Places::Buckets { shifted } = self.places {
+            return grid::pick(table, self.grid, grid, shifted);
+        }
         if grid == self.grid {
             return table;
         }
@@ -297,6 +306,30 @@ impl VisionTower {
     /// is not computed.
     pub fn state_at(&self, pixels: Tensor<4>, depth: usize) -> Tensor<3> {
         self.stack.forward_first(self.embed(pixels, None), None, depth)
+    }
+
+    /// The states after the first so many layers each, 0 for what enters the stack; what stands
+    /// behind the deepest is not computed.
+    ///
+    /// # Panics
+    /// If there are not so many layers.
+    pub fn states_at(&self, pixels: Tensor<4>, depths: &[usize]) -> Vec<Tensor<3>> {
+        let mut states = vec![self.embed(pixels, None)];
+        let deepest = depths.iter().max().copied().unwrap_or(0);
+        for block in &self.stack.blocks[..deepest] {
+            let last = states[states.len() - 1].clone();
+            states.push(block.forward(last, None));
+        }
+        depths.iter().map(|depth| states[*depth].clone()).collect()
+    }
+
+    /// `last_hidden_state`, `[batch, tokens, width]`, without what is pooled.
+    pub fn last_state(&self, pixels: Tensor<4>) -> Tensor<3> {
+        let x = self.stack.forward(self.embed(pixels, None), None);
+        match self.post {
+            PostNorm::Pooled => x,
+            PostNorm::All => self.post_norm.forward(x),
+        }
     }
 
     /// The same of pictures with a grid each.
@@ -381,7 +414,7 @@ impl VisionTower {
         let grid = (height / self.patch, width / self.patch);
         match self.places {
             Places::Fixed => grid == self.grid,
-            Places::Resized { .. } => grid.0 > 0 && grid.1 > 0,
+            Places::Resized { .. } | Places::Buckets { .. } => grid.0 > 0 && grid.1 > 0,
             Places::Flexible => false,
         }
     }

@@ -1,0 +1,133 @@
+//! The families: what `config.json` says, as choices of the model and a table of names.
+
+mod idefics3;
+mod llava;
+mod paligemma;
+
+use serde_json::{Map, Value};
+use vlm_encoders::{Fields, HeadSpec, Nested, TextSpec, VisionSpec};
+use vlm_store::TensorFiles;
+
+use crate::GenerativeSpec;
+use crate::processor::Markup;
+
+/// A config that has been understood.
+pub struct Family {
+    pub spec: GenerativeSpec,
+    pub vision: Nested<VisionSpec>,
+    pub text: Nested<TextSpec>,
+    /// Beginnings of the fusion's paths and what stands for them in the file.
+    pub fusion: &'static [(&'static str, &'static str)],
+    /// The tensors under the names of the hub.
+    pub files: TensorFiles,
+}
+
+type Parse = fn(Fields, &TensorFiles) -> Result<Family, String>;
+
+/// `model_type`, what understands it, and how it writes pictures into texts.
+const FAMILIES: &[(&str, Parse, Markup)] = &[
+    ("idefics3", idefics3::parse, Markup::Idefics3),
+    ("llava", llava::parse, Markup::Llava),
+    ("paligemma", paligemma::parse, Markup::PaliGemma),
+    ("smolvlm", idefics3::parse, Markup::Idefics3),
+];
+
+fn known() -> String {
+    FAMILIES.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ")
+}
+
+/// How the model of a `model_type` writes pictures into texts; `None` if it is no generative model.
+pub fn markup(kind: &str) -> Option<Markup> {
+    FAMILIES.iter().find(|(name, ..)| *name == kind).map(|(.., markup)| *markup)
+}
+
+/// Understands a `config.json`.
+pub fn parse(map: Map<String, Value>, files: &TensorFiles) -> Result<Family, String> {
+    let kind = match map.get("model_type") {
+        Some(Value::String(kind)) => kind.clone(),
+        _ => return Err(format!("there is no model_type; supported: {}", known())),
+    };
+    let Some((_, parse, _)) = FAMILIES.iter().find(|(name, ..)| *name == kind) else {
+        return Err(format!(
+            "model_type `{kind}` is no generative model that is supported; supported: {}",
+            known()
+        ));
+    };
+    parse(Fields::new(map, ""), files)
+}
+
+/// The token that stands for pictures; transformers 5 calls it `image_token_id`.
+fn image_token(fields: &mut Fields, keys: [&str; 2], usual: u64) -> Result<i64, String> {
+    let [first, second] = keys;
+    let (one, other) = (fields.take(first), fields.take(second));
+    match one.or(other) {
+        None => Ok(usual as i64),
+        Some(value) => value
+            .as_i64()
+            .filter(|id| (0..1 << 40).contains(id))
+            .ok_or_else(|| fields.bad(first, format!("is {value}; it must be a token id"))),
+    }
+}
+
+/// A section, or what the class has where there is none.
+fn section(fields: &mut Fields, key: &str, usual: Value) -> Result<Map<String, Value>, String> {
+    match fields.take(key).unwrap_or(usual) {
+        Value::Object(map) => Ok(map),
+        _ => Err(fields.bad(key, "is not an object")),
+    }
+}
+
+/// Decides whether the decoder's head is its token table.
+///
+/// transformers 4 goes by the section of the decoder, 5 by the whole configuration, which counts
+/// here where there is no head in the file.
+fn settle_head(text: &mut Nested<TextSpec>, whole: Option<bool>, in_file: bool) {
+    let tied = text.spec.head.is_some_and(|head| head.tied);
+    let tied = tied || (!in_file && whole == Some(true));
+    // The head is that of the larger class, which does not bend logits as Gemma 2's own does.
+    text.spec.head = Some(HeadSpec { tied, softcap: None });
+}
+
+/// What the whole configuration says of tied heads.
+fn tied(fields: &mut Fields) -> Result<Option<bool>, String> {
+    match fields.take("tie_word_embeddings") {
+        None => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(flag)),
+        Some(value) => {
+            Err(fields.bad("tie_word_embeddings", format!("is {value}; it must be true or false")))
+        }
+    }
+}
+
+/// A name that begins with one of the old beginnings, with the new one in its place.
+fn with_beginning(name: &str, changes: &[(&str, &str)]) -> String {
+    let found = changes.iter().find_map(|(old, new)| Some((name.strip_prefix(old)?, *new)));
+    match found {
+        Some((rest, new)) => format!("{new}{rest}"),
+        None => name.to_owned(),
+    }
+}
+
+/// The names of LLaVA and PaliGemma in the hub for those that transformers has in memory.
+///
+/// The images towers of CLIP and SigLIP have lost a level there.
+fn hub_names(files: &TensorFiles, vision: &Map<String, Value>) -> Result<TensorFiles, String> {
+    const CHANGES: &[(&str, &str)] = &[
+        ("model.language_model.", "language_model.model."),
+        ("model.vision_tower.", "vision_tower."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+        ("lm_head.", "language_model.lm_head."),
+    ];
+    let kind = vision.get("model_type").and_then(Value::as_str).unwrap_or("clip_vision_model");
+    let deep = ["clip_vision_model", "siglip_vision_model"].contains(&kind);
+    let name = |name: &str| {
+        let name = with_beginning(name, CHANGES);
+        let flat =
+            name.strip_prefix("vision_tower.").filter(|rest| !rest.starts_with("vision_model."));
+        Some(match flat.filter(|_| deep) {
+            Some(rest) => format!("vision_tower.vision_model.{rest}"),
+            None => name,
+        })
+    };
+    files.renamed(&name).map_err(|e| e.to_string())
+}

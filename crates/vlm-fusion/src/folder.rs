@@ -1,0 +1,147 @@
+//! Folders of generative models in the Hugging Face layout.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::Device;
+use vlm_encoders::image::ImageProcessor;
+use vlm_encoders::text::Tokenizer;
+use vlm_encoders::{Error as EncoderError, check_images};
+use vlm_store::{Float, write_file};
+
+use crate::families;
+use crate::fuse::FusionConfig;
+use crate::processor::{Markup, Processor};
+use crate::{Error, GenerativeModel, GenerativeSpec, Plan};
+
+/// Small files that are written back as they were read.
+const CARRIED: [&str; 4] = [
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+];
+/// No real one has a hundredth of this.
+const MAX_BYTES: u64 = 10_000_000;
+
+/// A generative model with what prepares pictures and texts for it.
+#[derive(Debug)]
+pub struct GenerativeFolder {
+    /// The shape, and how the folder is written again.
+    pub plan: Plan,
+    /// The weights.
+    pub model: GenerativeModel,
+    /// What turns pictures into pixels.
+    pub images: ImageProcessor,
+    /// What turns texts into ids.
+    pub tokenizer: Tokenizer,
+    /// How pictures stand in texts.
+    pub(crate) processor: Processor,
+    /// Small files beside them, by name.
+    carried: BTreeMap<&'static str, Vec<u8>>,
+}
+
+impl GenerativeFolder {
+    /// Whether a folder says that it holds a generative model.
+    pub fn is_one(dir: &Path) -> bool {
+        let config = vlm_encoders::read_object(&dir.join("config.json")).unwrap_or_default();
+        let kind = config.get("model_type").and_then(serde_json::Value::as_str);
+        kind.is_some_and(|kind| families::markup(kind).is_some())
+    }
+
+    /// Opens a folder that transformers or this project wrote; its `config.json` says what it is.
+    ///
+    /// # Errors
+    /// If the architecture or one of its options is not supported, a file is missing or damaged, or
+    /// files do not fit each other.
+    pub fn open(dir: &Path, device: &Device) -> Result<Self, Error> {
+        let (plan, files) = Plan::read(dir)?;
+        let images = ImageProcessor::from_dir(dir).map_err(EncoderError::from)?;
+        let tokenizer = Tokenizer::from_dir(dir).map_err(EncoderError::from)?;
+        let bos = tokenizer.bos_id().and_then(|id| tokenizer.id_to_token(id));
+        let markup = families::markup(plan.model_type()).unwrap_or(Markup::Llava);
+        let processor = Processor::read(dir, markup, bos)?;
+        let config = |reason| EncoderError::Config { path: dir.join("config.json"), reason };
+        check_images(&plan.spec.vision, &images).map_err(config)?;
+        check_tiles(&plan.spec, &images).map_err(config)?;
+        check_tokens(&plan.spec, &tokenizer).map_err(config)?;
+        let (token, id) = (&processor.token, plan.spec.image_token);
+        if tokenizer.token_to_id(token) != Some(id) {
+            return Err(Error::NoImageToken { dir: dir.to_owned(), token: token.clone(), id });
+        }
+        let carried = read_carried(dir)?;
+        let model = plan.load(&files, device)?;
+        Ok(GenerativeFolder { plan, model, images, tokenizer, processor, carried })
+    }
+
+    /// Writes the folder, so that the reference opens it.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    pub fn save(&self, dir: &Path, float: Float) -> Result<(), Error> {
+        self.save_with(&self.model, dir, float)
+    }
+
+    /// The same with other weights of the same shape.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    pub fn save_with(
+        &self,
+        model: &GenerativeModel,
+        dir: &Path,
+        float: Float,
+    ) -> Result<(), Error> {
+        self.plan.save(model, dir, float)?;
+        for (name, bytes) in &self.carried {
+            write_file(&dir.join(name), &mut |w| w.write_all(bytes)).map_err(EncoderError::from)?;
+        }
+        Ok(self.tokenizer.save(dir).map_err(EncoderError::from)?)
+    }
+}
+
+/// Whether a tile, or a picture, becomes whole rows.
+fn check_tiles(spec: &GenerativeSpec, images: &ImageProcessor) -> Result<(), String> {
+    let FusionConfig::PixelShuffle(config) = &spec.fusion else { return Ok(()) };
+    let (patch, factor) = (spec.vision.patch, config.factor);
+    match images.output_size() {
+        Some((height, width)) if height == width && (height / patch).is_multiple_of(factor) => Ok(()),
+        Some((height, width)) => Err(format!(
+            "preprocessor_config.json makes pictures of {height}x{width}, which are not squares of whole {factor}x{factor} patches of {patch} pixels (scale_factor, patch_size)"
+        )),
+        None => Err("preprocessor_config.json makes pictures of any size; this model wants squares of one size".into()),
+    }
+}
+
+/// Whether every token has a row, but for that of pictures, which needs none.
+fn check_tokens(spec: &GenerativeSpec, tokenizer: &Tokenizer) -> Result<(), String> {
+    let rows = spec.text.vocabulary;
+    let beyond = usize::from(spec.image_token >= rows as i64);
+    if tokenizer.vocab_size() > rows + beyond {
+        return Err(format!(
+            "vocab_size is {rows}, but tokenizer.json has {} tokens",
+            tokenizer.vocab_size()
+        ));
+    }
+    Ok(())
+}
+
+fn read_carried(dir: &Path) -> Result<BTreeMap<&'static str, Vec<u8>>, Error> {
+    let mut carried = BTreeMap::new();
+    for name in CARRIED {
+        let path = dir.join(name);
+        let io = |source| EncoderError::Io { path: path.clone(), source };
+        match std::fs::metadata(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io(error).into()),
+            Ok(about) if !about.is_file() || about.len() > MAX_BYTES => {
+                let reason = "is no file of settings; copy it again".to_owned();
+                return Err(Error::File { path, reason });
+            }
+            Ok(_) => {
+                carried.insert(name, std::fs::read(&path).map_err(io)?);
+            }
+        }
+    }
+    Ok(carried)
+}

@@ -1,0 +1,218 @@
+//! The model: an image tower, a fusion and a decoder.
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use vlm_encoders::image::Pixels;
+use vlm_encoders::{TextTower, VisionTower, batch_pixels};
+use vlm_nn::Pass;
+
+use crate::decode::{Decode, Prompt};
+use crate::fuse::Fusion;
+use crate::prompt::Prepared;
+use crate::spec::{GenerativeSpec, Reading};
+use crate::{Error, fuse::FusionConfig};
+
+/// Pictures that go through the image tower together.
+const TOGETHER: usize = 8;
+
+/// A generative vision-language model.
+#[derive(Module, Debug)]
+pub struct GenerativeModel {
+    /// Pictures.
+    pub vision: VisionTower,
+    /// From pictures to the decoder.
+    pub fusion: Fusion,
+    /// The decoder.
+    pub text: TextTower,
+    patch: usize,
+    divide: Option<f64>,
+    image_token: i64,
+    vocabulary: usize,
+    prefix: bool,
+    #[module(skip)]
+    reading: Reading,
+}
+
+impl GenerativeModel {
+    /// A blank model.
+    ///
+    /// # Errors
+    /// If the fusion's choices fit no module.
+    pub fn new(spec: &GenerativeSpec, device: &Device) -> Result<Self, Error> {
+        let text_width = spec.text.shape.width;
+        Ok(GenerativeModel {
+            vision: VisionTower::new(&spec.vision, device),
+            fusion: Fusion::new(&spec.fusion, spec.fused_width(), text_width, device)?,
+            text: TextTower::new(&spec.text, device),
+            patch: spec.vision.patch,
+            divide: spec.divide,
+            image_token: spec.image_token,
+            vocabulary: spec.text.vocabulary,
+            prefix: spec.prefix,
+            reading: spec.reading.clone(),
+        })
+    }
+
+    /// The token that stands for a row of a picture.
+    pub fn image_token(&self) -> i64 {
+        self.image_token
+    }
+
+    /// Whether the tokens of a prompt see each other both ways.
+    pub fn prefix(&self) -> bool {
+        self.prefix
+    }
+
+    /// What the fusion sees of pictures: `[pictures, channels, height, width]` to
+    /// `[pictures, tokens, width]`.
+    pub fn look_at(&self, pixels: Tensor<4>) -> Tensor<3> {
+        let (depths, skip_first) = match &self.reading {
+            Reading::Last => return self.vision.last_state(pixels),
+            Reading::Layers { depths, skip_first } => (depths, *skip_first),
+        };
+        let mut states = self.vision.states_at(pixels, depths);
+        let state = if states.len() == 1 { states.remove(0) } else { Tensor::cat(states, 2) };
+        let tokens = state.dims()[1];
+        if skip_first { state.narrow(1, 1, tokens - 1) } else { state }
+    }
+
+    /// From what [`look_at`](Self::look_at) gives of pictures of a height and width to rows that
+    /// take the place of tokens' rows, `[pictures, rows, text width]`.
+    pub fn fuse(&self, seen: Tensor<3>, (height, width): (usize, usize)) -> Tensor<3> {
+        let rows = self.fusion.fuse(seen, (height / self.patch, width / self.patch), None);
+        match self.divide {
+            Some(divisor) => rows / divisor,
+            None => rows,
+        }
+    }
+
+    /// Rows of prepared pictures, one tensor `[rows, text width]` for all, in order.
+    ///
+    /// # Errors
+    /// If the tower does not take a picture of that size.
+    pub fn picture_rows(&self, pictures: &[Pixels]) -> Result<Option<Tensor<2>>, Error> {
+        let mut parts = Vec::new();
+        for same in pictures.chunk_by(|a, b| a.size() == b.size()) {
+            let size = same[0].size();
+            if !self.vision.takes(size) {
+                let (height, width) = size;
+                return Err(vlm_encoders::Error::PictureSize { height, width }.into());
+            }
+            for some in same.chunks(TOGETHER) {
+                let rows = self.fuse(self.look_at(batch_pixels(some, &self.device())), size);
+                let [pictures, tokens, width] = rows.dims();
+                parts.push(rows.reshape([pictures * tokens, width]));
+            }
+        }
+        Ok(match parts.len() {
+            0 => None,
+            1 => parts.pop(),
+            _ => Some(Tensor::cat(parts, 0)),
+        })
+    }
+
+    /// What stands for each token of a prepared prompt, `[tokens, text width]`: its row, or one of a
+    /// picture.
+    ///
+    /// # Errors
+    /// [`Error::PictureTokens`] if the pictures have another number of rows than there are tokens
+    /// for them; if the tower does not take a picture of that size.
+    pub fn rows(&self, prepared: &Prepared) -> Result<Tensor<2>, Error> {
+        self.rows_with(prepared.ids(), self.picture_rows(prepared.pictures())?)
+    }
+
+    /// The same with rows of pictures that are known already, `[rows, text width]`.
+    ///
+    /// # Errors
+    /// [`Error::PictureTokens`] if there are not as many as tokens for them.
+    pub fn rows_with(&self, ids: &[i64], pictures: Option<Tensor<2>>) -> Result<Tensor<2>, Error> {
+        let tokens = ids.iter().filter(|id| **id == self.image_token).count();
+        let features = pictures.as_ref().map_or(0, |rows| rows.dims()[0]);
+        if tokens != features {
+            return Err(Error::PictureTokens { tokens, features });
+        }
+        let (count, device) = (ids.len(), self.device());
+        // The token of pictures need not have a row of its own.
+        let known = |id: &i64| if *id == self.image_token { 0 } else { *id };
+        let known: Vec<i64> = ids.iter().map(known).collect();
+        if let Some(&id) = known.iter().find(|id| !(0..self.vocabulary as i64).contains(*id)) {
+            return Err(Error::UnknownToken { row: 0, id, vocabulary: self.vocabulary });
+        }
+        let known: Tensor<2, Int> = Tensor::from_data(TensorData::new(known, [1, count]), &device);
+        let rows = self.text.look_up(known);
+        let width = rows.dims()[2];
+        let rows = rows.reshape([count, width]);
+        let Some(pictures) = pictures else { return Ok(rows) };
+        let mut next = count as i64..;
+        let places: Vec<i64> = (0..count as i64)
+            .zip(ids)
+            .map(
+                |(place, id)| {
+                    if *id == self.image_token { next.next().unwrap_or(place) } else { place }
+                },
+            )
+            .collect();
+        let places: Tensor<1, Int> = Tensor::from_data(TensorData::new(places, [count]), &device);
+        Ok(Tensor::cat(vec![rows, pictures], 0).select(0, places))
+    }
+
+    /// Logits `[tokens, vocabulary]` of every position of a prepared prompt.
+    ///
+    /// # Errors
+    /// As [`rows`](Self::rows).
+    pub fn logits(&self, prepared: &Prepared) -> Result<Tensor<2>, Error> {
+        let prompt = self.prompt(std::slice::from_ref(prepared))?;
+        let tokens = prompt.rows.dims()[1];
+        let mut pass = prompt.pass(0, tokens, self.text.context());
+        let logits = self.text.logits(self.text.extend(prompt.rows, &mut pass));
+        let vocabulary = logits.dims()[2];
+        Ok(logits.reshape([tokens, vocabulary]))
+    }
+
+    /// Prepared prompts as [`generate`](crate::decode::generate) takes them.
+    ///
+    /// # Errors
+    /// As [`rows`](Self::rows), and if there is no prompt or one of no tokens.
+    pub fn prompt(&self, prepared: &[Prepared]) -> Result<Prompt, Error> {
+        let rows = prepared.iter().map(|one| self.rows(one)).collect::<Result<_, _>>()?;
+        let ids: Vec<Vec<i64>> = prepared.iter().map(|one| one.ids().to_vec()).collect();
+        let mut prompt = Prompt::of_rows(rows, ids)?;
+        prompt.prefix = self.prefix.then(|| prompt.ids.iter().map(Vec::len).collect());
+        Ok(prompt)
+    }
+}
+
+impl Decode for GenerativeModel {
+    fn look_up(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        self.text.look_up(ids)
+    }
+
+    fn extend(&self, rows: Tensor<3>, pass: &mut Pass) -> Tensor<3> {
+        self.text.extend(rows, pass)
+    }
+
+    fn logits(&self, states: Tensor<3>) -> Tensor<3> {
+        self.text.logits(states)
+    }
+
+    fn context(&self) -> usize {
+        self.text.context()
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    fn device(&self) -> Device {
+        self.text.tokens.device()
+    }
+}
+
+/// How many rows the fusion of a spec makes of a picture of this height and width.
+pub(crate) fn rows_of(spec: &GenerativeSpec, size: (usize, usize)) -> usize {
+    let seen = spec.seen_tokens(size);
+    match &spec.fusion {
+        FusionConfig::PixelShuffle(config) => seen / (config.factor * config.factor),
+        FusionConfig::Linear(_) | FusionConfig::Mlp(_) => seen,
+    }
+}
