@@ -14,7 +14,7 @@ use crate::python::{TORCH, Venv};
 use crate::{build, shell};
 use table::Reading;
 
-/// What benches/clip.py imports.
+/// What benches/clip.py and benches/generate.py import.
 const PACKAGES: [&str; 3] = [TORCH, "transformers==4.57.6", "numpy"];
 
 /// Measure speed and memory, and the same in PyTorch
@@ -50,6 +50,8 @@ pub struct Args {
 enum Name {
     /// A CLIP model of ViT-B/32 size: training steps and embedding, beside PyTorch
     Clip,
+    /// SmolLM2-135M reading a prompt and writing an answer, beside transformers
+    Generate,
     /// Peak memory of its gradients as the batch grows, in chunks and whole
     Memory,
     /// The operations with a backward of their own, beside plain Burn
@@ -62,7 +64,14 @@ enum Name {
 /// If a build fails, one of the programs does, or PyTorch is wanted and not there.
 pub fn run(args: &Args) -> Result<()> {
     match args.name {
-        Name::Clip => clip(args),
+        Name::Clip => beside(args, "clip", ["train", "embed"], table::speed),
+        Name::Generate => {
+            let model = shell::root().join("datasets/.cache/smollm2");
+            if !model.is_dir() && !args.arguments.iter().any(|a| a.starts_with("--model")) {
+                bail!("{}: not there; run `cargo xtask data smollm2`", model.display());
+            }
+            beside(args, "generate", ["prefill", "decode"], table::tokens)
+        }
         Name::Memory => memory(args),
         Name::Ops => {
             shell::run(build::program("bench-ops", args.backend)?.args(&args.arguments))?;
@@ -71,25 +80,31 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-fn clip(args: &Args) -> Result<()> {
+/// Two tasks of ours and of the program of the same name in Python, and a table of both.
+fn beside(
+    args: &Args,
+    name: &str,
+    tasks: [&str; 2],
+    table: fn(&str, &[Reading]) -> String,
+) -> Result<()> {
     // Before anything is measured: an installation would disturb it.
     let python = if args.rust_only { None } else { Some(python(args)?) };
-    let ours = build::program("bench-clip", args.backend)?;
+    let ours = build::program(&format!("bench-{name}"), args.backend)?;
     let mut readings = Vec::new();
-    for task in ["train", "embed"] {
+    for task in tasks {
         for _ in 0..args.rounds {
             readings.push(measure(again(&ours).arg(task).args(&args.arguments))?);
             if let Some(python) = &python {
                 // Without it OpenMP's threads wander between cores, and now and then PyTorch
                 // takes twice as long: that comparison would flatter us.
                 let mut theirs = shell::command(python);
-                theirs.arg("benches/clip.py").arg(task).args(&args.arguments);
+                theirs.arg(format!("benches/{name}.py")).arg(task).args(&args.arguments);
                 readings.push(measure(theirs.env("OMP_PROC_BIND", "true"))?);
             }
         }
     }
     machine(&readings);
-    print!("{}", table::speed(args.backend.name(), &readings));
+    print!("{}", table(args.backend.name(), &readings));
     Ok(())
 }
 

@@ -1,15 +1,16 @@
 //! `vlm chat`.
 
 use std::io::{BufRead, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
+use vlm_encoders::image::RgbImage;
 use vlm_encoders::text::Message;
 use vlm_fusion::decode::Sampling;
 use vlm_nn::Cache;
 
-use crate::generate::{SamplingArgs, Speaker, say};
+use crate::generate::{Looked, SamplingArgs, Speaker, say};
 use crate::output;
 
 /// What can be said to the program instead of the model.
@@ -44,7 +45,7 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     }
     let mut chat = Chat::new(args, &speaker, &sampling);
     if let Some(path) = &args.image {
-        chat.image(path.clone())?;
+        chat.image(path)?;
     }
     // Without a terminal nobody is there to be asked again: the first error ends it.
     let asked = std::io::stdin().is_terminal();
@@ -74,7 +75,8 @@ struct Chat<'a> {
     sampling: &'a Sampling,
     messages: Vec<Message>,
     /// Of all messages, in order.
-    pictures: Vec<PathBuf>,
+    pictures: Vec<RgbImage>,
+    looked: Looked,
     /// How many of them wait for the next message.
     waiting: usize,
     cache: Cache,
@@ -90,6 +92,7 @@ impl<'a> Chat<'a> {
             sampling,
             messages: Vec::new(),
             pictures: Vec::new(),
+            looked: Looked::default(),
             waiting: 0,
             cache: Cache::new(),
             read: Vec::new(),
@@ -102,12 +105,13 @@ impl<'a> Chat<'a> {
         let system = self.args.system.iter().map(|text| Message::text("system", text));
         self.messages = system.collect();
         (self.pictures, self.waiting) = (Vec::new(), 0);
+        self.looked = Looked::default();
         (self.cache, self.read) = (Cache::new(), Vec::new());
     }
 
-    fn image(&mut self, path: PathBuf) -> Result<()> {
-        self.speaker.check_picture(&path)?;
-        self.pictures.push(path);
+    fn image(&mut self, path: &Path) -> Result<()> {
+        let picture = self.speaker.picture(path)?;
+        self.pictures.push(picture);
         self.waiting += 1;
         Ok(())
     }
@@ -124,14 +128,14 @@ impl<'a> Chat<'a> {
         match (word, rest.trim()) {
             ("quit", "") => return Ok(false),
             ("reset", "") => self.reset(),
-            ("image", path) if !path.is_empty() => self.image(path.into())?,
+            ("image", path) if !path.is_empty() => self.image(path.as_ref())?,
             _ => bail!("`/{command}` is no command; {HELP}"),
         }
         Ok(true)
     }
 
     fn answer(&mut self, text: &str) -> Result<()> {
-        let waiting = self.pictures.len() - self.waiting;
+        let before = self.pictures.len() - self.waiting;
         self.messages.push(Speaker::message(text, self.waiting));
         let said = self.say();
         match said {
@@ -143,15 +147,16 @@ impl<'a> Chat<'a> {
             Err(error) => {
                 // As if nothing had been said; a picture can be shown again.
                 self.messages.pop();
-                self.pictures.truncate(waiting);
+                self.pictures.truncate(before);
                 self.waiting = 0;
+                self.looked = Looked::default();
                 Err(error)
             }
         }
     }
 
     fn say(&mut self) -> Result<String> {
-        let mut prompt = self.speaker.chat(&self.messages, &self.pictures)?;
+        let mut prompt = self.speaker.chat(&self.messages, &self.pictures, &mut self.looked)?;
         let ids = prompt.ids[0].clone();
         let same = self.read.iter().zip(&ids).take_while(|(a, b)| a == b).count();
         // At least one token has to be read for there to be a next one; a prefix that sees itself
@@ -168,7 +173,8 @@ impl<'a> Chat<'a> {
         let seen = self.cache.tokens();
         self.read = ids.into_iter().chain(answer).take(seen).collect();
         self.cache.truncate(self.read.len());
+        let said = said?;
         output::line("")?;
-        Ok(said?.text)
+        Ok(said.text)
     }
 }

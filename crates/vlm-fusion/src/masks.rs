@@ -174,10 +174,11 @@ impl Sight {
     }
 }
 
-/// How many pictures each of `tokens` tokens has behind it, where `places` are the first tokens
-/// that come after each picture.
-pub fn pictures_so_far(places: &[usize], tokens: usize) -> Vec<usize> {
-    (0..tokens).map(|i| places.iter().filter(|place| **place <= i).count()).collect()
+/// How many pictures tokens at these positions have behind them, where `places` are the positions
+/// of the first tokens behind each picture.
+pub fn pictures_so_far(places: &[usize], positions: impl IntoIterator<Item = usize>) -> Vec<usize> {
+    let behind = |position| places.iter().filter(|place| **place <= position).count();
+    positions.into_iter().map(behind).collect()
 }
 
 /// Of `pictures` pictures with `each` rows, a token sees those of the last one before it: of that
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_last_picture_counts() {
-        let so_far = pictures_so_far(&[1, 3], 4);
+        let so_far = pictures_so_far(&[1, 3], 0..4);
         assert_eq!(so_far, [0, 1, 1, 2]);
         let sight = recent(&[so_far], 2, 2);
         let row = |i| (0..4).map(|j| sight.sees(0, i, j)).collect::<Vec<_>>();

@@ -4,8 +4,10 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use vlm_encoders::image::Pixels;
 use vlm_encoders::{TextTower, VisionTower, batch_pixels};
+use vlm_nn::Pass;
 
 use crate::Error;
+use crate::decode::{Decode, Prompt};
 use crate::fuse::Fusion;
 use crate::prompt::Prepared;
 use crate::spec::{GenerativeSpec, Reading};
@@ -49,11 +51,6 @@ impl GenerativeModel {
             prefix: spec.prefix,
             reading: spec.reading.clone(),
         })
-    }
-
-    /// Where it computes.
-    pub fn device(&self) -> Device {
-        self.text.tokens.device()
     }
 
     /// The token that stands for a row of a picture.
@@ -170,18 +167,55 @@ impl GenerativeModel {
     /// # Errors
     /// As [`rows`](Self::rows).
     pub fn logits(&self, prepared: &Prepared) -> Result<Tensor<2>, Error> {
-        let rows = self.rows(prepared)?;
-        let [tokens, width] = rows.dims();
-        let rows = rows.reshape([1, tokens, width]);
-        let states = self.text.states_of_rows(rows, None, None, false).last;
-        let logits = self.text.logits(states);
+        let prompt = self.prompt(std::slice::from_ref(prepared))?;
+        let tokens = prompt.rows.dims()[1];
+        let mut pass = prompt.pass(0, tokens, self.text.context());
+        let logits = self.text.logits(self.text.extend(prompt.rows, &mut pass));
         let vocabulary = logits.dims()[2];
         Ok(logits.reshape([tokens, vocabulary]))
+    }
+
+    /// Prepared prompts as [`generate`](crate::decode::generate) takes them.
+    ///
+    /// # Errors
+    /// As [`rows`](Self::rows), and if there is no prompt or one of no tokens.
+    pub fn prompt(&self, prepared: &[Prepared]) -> Result<Prompt, Error> {
+        let rows = prepared.iter().map(|one| self.rows(one)).collect::<Result<_, _>>()?;
+        let ids: Vec<Vec<i64>> = prepared.iter().map(|one| one.ids().to_vec()).collect();
+        let mut prompt = Prompt::of_rows(rows, ids)?;
+        prompt.prefix = self.prefix.then(|| prompt.ids.iter().map(Vec::len).collect());
+        Ok(prompt)
+    }
+}
+
+impl Decode for GenerativeModel {
+    fn look_up(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        self.text.look_up(ids)
+    }
+
+    fn extend(&self, rows: Tensor<3>, pass: &mut Pass) -> Tensor<3> {
+        self.text.extend(rows, pass)
+    }
+
+    fn logits(&self, states: Tensor<3>) -> Tensor<3> {
+        self.text.logits(states)
+    }
+
+    fn context(&self) -> usize {
+        self.text.context()
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    fn device(&self) -> Device {
+        self.text.tokens.device()
     }
 }
 
 /// How many rows the fusion of a spec makes of a picture of this height and width.
 pub(crate) fn rows_of(spec: &GenerativeSpec, size: (usize, usize)) -> usize {
-    let grid = (size.0 / spec.vision.patch, size.1 / spec.vision.patch);
-    spec.fusion.rows(spec.seen_tokens(size), grid)
+    let patch = spec.vision.patch;
+    spec.fusion.rows(spec.seen_tokens(size), (size.0 / patch, size.1 / patch))
 }

@@ -101,7 +101,7 @@ fn gated_blocks_are_those_of_flamingo() {
         GatedConfig { every: 2, heads: 2, head_dim: 4, inner: 2, ..GatedConfig::default() };
     let blocks = GatedBlocks::new(&config, 6, 8, 4, golden.device()).unwrap();
     let numbers: Vec<usize> = (0..2).map(|i| blocks.layer(i)).collect();
-    let so_far = vec![masks::pictures_so_far(&[1, 4], 7), masks::pictures_so_far(&[2], 7)];
+    let so_far = vec![masks::pictures_so_far(&[1, 4], 0..7), masks::pictures_so_far(&[2], 0..7)];
     golden.hold(&Case {
         blank: blocks,
         table: &GATED.numbered("", |block| numbers[block]),

@@ -1,15 +1,22 @@
 //! What all fusion strategies have in common: configurations, start values, rows, and that a
 //! decoder behind new gates says what it said.
 
+use std::ops::ControlFlow;
+
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Distribution, Gradients, Int, Tensor};
+use burn::tensor::{Device, Distribution, Gradients, Tensor};
 use vlm_encoders::{HeadSpec, TextPool, TextSpec, TextTower};
-use vlm_fusion::fuse::{Fusion, FusionConfig, GatedBlocks, GatedConfig};
+use vlm_fusion::decode::{Decode, Prompt, Sampling, generate};
+use vlm_fusion::fuse::{Fusion, FusionConfig, GatedBlocks, GatedConfig, GatedText};
 use vlm_nn::params::{self, Init, PathStack};
 use vlm_nn::{Activation, BlockConfig, NormKind, Rotary};
 
 /// Small ones of each kind.
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 12] = [
+    r#"{"kind": "linear"}"#,
+    r#"{"kind": "linear", "bias": false, "pool": 3}"#,
+    r#"{"kind": "mlp", "pool": 2}"#,
+    r#"{"kind": "pixel-shuffle", "factor": 2}"#,
     r#"{"kind": "resampler", "latents": 3, "layers": 2, "heads": 2, "head_dim": 4}"#,
     r#"{"kind": "resampler", "latents": 5, "layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 4, "style": "idefics2"}"#,
     r#"{"kind": "q-former", "queries": 3, "width": 8, "layers": 2, "heads": 2, "inner": 12}"#,
@@ -87,6 +94,11 @@ fn a_configuration_that_fits_no_module_is_refused_in_one_line() {
             r#"{"kind": "resampler", "kv_heads": 3}"#,
             "fusion `resampler`: heads = 8 is no multiple of kv_heads = 3; change one of them",
         ),
+        (r#"{"kind": "mlp", "pool": 0}"#, "fusion `mlp`: pool is 0; give 1 or more"),
+        (
+            r#"{"kind": "pixel-shuffle", "factor": 0}"#,
+            "fusion `pixel-shuffle`: factor is 0; give 1 or more",
+        ),
         (r#"{"kind": "gated", "every": 0}"#, "fusion `gated`: every is 0; give 1 or more"),
         (
             r#"{"kind": "co-attention", "pool": 0}"#,
@@ -115,24 +127,24 @@ fn every_kind_has_one_face() {
         let fusion = Fusion::init(&config, 6, 10, 1, &device).unwrap();
         let picture = random([2, 12, 6], &device);
         let question = (random([2, 4, 10], &device), None);
-        let rows = fusion.fuse(picture.clone(), (3, 4), Some(question.clone()));
+        let rows = fusion.fuse(picture.clone(), (2, 6), Some(question.clone()));
         if matches!(fusion, Fusion::Gated(_)) {
-            assert_eq!((fusion.rows((3, 4)), rows.dims()), (0, [2, 3, 6]));
+            assert_eq!((config.rows(12, (2, 6)), rows.dims()), (0, [2, 3, 6]));
         } else {
-            assert_eq!(rows.dims(), [2, fusion.rows((3, 4)), 10], "{json}");
+            assert_eq!(rows.dims(), [2, config.rows(12, (2, 6)), 10], "{json}");
         }
         let gradients = rows.clone().powf_scalar(2.0).sum().backward();
         assert_eq!(without_gradient(&fusion, &gradients), Vec::<String>::new(), "{json}");
 
-        let alone = fusion.fuse(picture.clone(), (3, 4), None);
+        let alone = fusion.fuse(picture.clone(), (2, 6), None);
         let differs = alone.into_data() != rows.clone().into_data();
-        assert_eq!(differs, fusion.reads_question(), "{json}");
+        assert_eq!(differs, config.reads_question(), "{json}");
 
         let same = Fusion::init(&config, 6, 10, 1, &device).unwrap();
-        let same = same.fuse(picture.clone(), (3, 4), Some(question.clone()));
+        let same = same.fuse(picture.clone(), (2, 6), Some(question.clone()));
         assert_eq!(same.into_data(), rows.clone().into_data(), "{json}");
         let other = Fusion::init(&config, 6, 10, 2, &device).unwrap();
-        let other = other.fuse(picture, (3, 4), Some(question));
+        let other = other.fuse(picture, (2, 6), Some(question));
         assert_ne!(other.into_data(), rows.into_data(), "{json}");
     }
 }
@@ -154,7 +166,7 @@ fn decoder(device: &Device) -> TextTower {
         ..BlockConfig::default()
     };
     let spec = TextSpec {
-        vocabulary: 30,
+        vocabulary: VOCABULARY,
         context: 32,
         positions: false,
         segments: 0,
@@ -174,43 +186,86 @@ fn decoder(device: &Device) -> TextTower {
     })
 }
 
+/// All logits of these texts, as bits.
+fn bits(model: &impl Decode, ids: &[Vec<i64>]) -> Vec<u32> {
+    let prompt = Prompt::of_ids(model, ids.to_vec()).unwrap();
+    let tokens = prompt.rows.dims()[1];
+    let mut pass = prompt.pass(0, tokens, model.context());
+    let logits = model.logits(model.extend(prompt.rows.clone(), &mut pass));
+    logits.into_data().iter::<f32>().map(f32::to_bits).collect()
+}
+
+fn gates(device: &Device) -> GatedBlocks {
+    let FusionConfig::Gated(config) = config(KINDS[8]) else { panic!("gated") };
+    GatedBlocks::init(&config, 6, 16, 4, 1, device).unwrap()
+}
+
+fn opened(gates: &GatedBlocks) -> GatedBlocks {
+    let open = params::replace(gates.clone(), &mut |path, _| {
+        let opened = path.contains("gate") && !path.contains("weight");
+        Ok::<_, std::convert::Infallible>(opened.then(|| [0.5f32].into()))
+    });
+    let Ok(open) = open;
+    open
+}
+
+const VOCABULARY: usize = 30;
+
 #[test]
 fn a_decoder_behind_new_gates_says_what_it_said_to_the_bit() {
     let device = Device::flex();
     let text = decoder(&device);
-    let FusionConfig::Gated(config) = config(KINDS[4]) else { panic!("gated") };
-    let gates = GatedBlocks::init(&config, 6, 16, 4, 1, &device).unwrap();
+    let gates = gates(&device);
     assert_eq!(gates.blocks.len(), 2);
-    let ids = Tensor::<2, Int>::from_data([[3, 9, 4, 7, 1], [5, 5, 2, 8, 29]], &device);
-
-    let plain = text.logits(text.states(ids.clone(), None, None, false).last);
-    let through = |gates: &GatedBlocks| {
-        let memory = gates.remember(random([2, 3, 6], &device), &[1, 1]);
-        let recent = memory.recent(&[vec![0, 1, 1, 1, 1], vec![1; 5]], &device);
-        let x = text.look_up(ids.clone());
-        let x = text.stack.blocks.iter().enumerate().fold(x, |x, (layer, block)| {
-            block.forward(gates.before(layer, x, &memory, &recent), None)
-        });
-        text.logits(text.final_norm.as_ref().unwrap().forward(x))
+    let ids = [vec![3, 9, 4, 7, 1], vec![5, 5, 2, 8, 29]];
+    let plain = bits(&text, &ids);
+    let through = |gates: &GatedBlocks, memories: &Tensor<3>| {
+        let places = vec![vec![1], vec![0]];
+        bits(&GatedText::new(&text, gates, memories.clone(), places), &ids)
     };
-    let bits = |x: Tensor<3>| x.into_data().iter::<f32>().map(f32::to_bits).collect::<Vec<_>>();
-    let plain = bits(plain);
-    assert_eq!(bits(through(&gates)), plain);
+    let (some, other) = (random([2, 3, 6], &device), random([2, 3, 6], &device));
+    assert_eq!(through(&gates, &some), plain);
+    assert_eq!(through(&gates, &other), plain);
 
-    let open = params::replace(gates.clone(), &mut |path, _| {
-        let opened = path.ends_with("gate1").then(|| [0.1f32].into());
-        Ok::<_, std::convert::Infallible>(opened)
-    });
-    let Ok(open) = open;
-    // The first token of the first text comes before its picture: only the others change.
-    let changed = bits(through(&open));
-    let vocabulary = 30;
-    assert_eq!(changed[..vocabulary], plain[..vocabulary]);
-    assert!(changed[vocabulary..].iter().zip(&plain[vocabulary..]).any(|(a, b)| a != b));
+    // Trained, they look at pictures; but for the first token of the first text, which comes before
+    // its picture.
+    let open = opened(&gates);
+    let (some, other) = (through(&open, &some), through(&open, &other));
+    assert_eq!(some[..VOCABULARY], other[..VOCABULARY]);
+    for (token, (a, b)) in some.chunks(VOCABULARY).zip(other.chunks(VOCABULARY)).enumerate() {
+        assert_eq!(a == b, token == 0, "token {token}");
+    }
 
     // Texts without any picture go through too.
-    let memory = gates.remember(Tensor::zeros([0, 3, 6], &device), &[0, 0]);
-    let recent = memory.recent(&[vec![0; 5], vec![0; 5]], &device);
-    let x = random([2, 5, 16], &device);
-    assert_eq!(gates.before(1, x.clone(), &memory, &recent).into_data(), x.into_data());
+    let none = Tensor::zeros([0, 3, 6], &device);
+    let none = GatedText::new(&text, &gates, none, vec![vec![], vec![]]);
+    assert_eq!(bits(&none, &ids), plain);
+}
+
+#[test]
+fn a_gated_decoder_speaks_alike_with_and_without_cache_alone_and_in_a_batch() {
+    let device = Device::flex();
+    let text = decoder(&device);
+    let gates = opened(&gates(&device));
+    let memories = random([3, 3, 6], &device);
+    let ids = [vec![3, 9, 4, 7, 1], vec![5, 2, 8]];
+    let places = [vec![0, 3], vec![1]];
+    let say = |rows: &[usize], cached| {
+        let memories = match rows {
+            [0] => memories.clone().narrow(0, 0, 2),
+            [1] => memories.clone().narrow(0, 2, 1),
+            _ => memories.clone(),
+        };
+        let places = rows.iter().map(|row| places[*row].clone()).collect();
+        let model = GatedText::new(&text, &gates, memories, places);
+        let ids = rows.iter().map(|row| ids[*row].clone()).collect();
+        let prompt = Prompt::of_ids(&model, ids).unwrap();
+        let sampling = Sampling { max_tokens: 20, cached, ..Sampling::default() };
+        let said = generate(&model, &prompt, &sampling, &mut |_, _| ControlFlow::Continue(()));
+        said.unwrap().into_iter().map(|said| said.ids).collect::<Vec<_>>()
+    };
+    let both = say(&[0, 1], true);
+    assert!(both.iter().all(|ids| ids.len() == 20));
+    assert_eq!(both, say(&[0, 1], false));
+    assert_eq!(both, [say(&[0], true), say(&[1], true)].concat());
 }

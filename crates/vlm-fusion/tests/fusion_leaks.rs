@@ -153,7 +153,7 @@ fn a_text_sees_the_last_picture_only() {
         GatedConfig { every: 1, heads: 2, head_dim: 4, inner: 2, ..GatedConfig::default() };
     let blocks = drawn(GatedBlocks::new(&config, 6, WIDTH, 2, &Device::flex()).unwrap());
     // The first text has two pictures, before its tokens 1 and 3; the second one, before token 2.
-    let so_far = [masks::pictures_so_far(&[1, 3], 5), masks::pictures_so_far(&[2], 5)];
+    let so_far = [masks::pictures_so_far(&[1, 3], 0..5), masks::pictures_so_far(&[2], 0..5)];
     let (text, memories) = (random([2, 5, WIDTH]), random([3, 2, 6]));
     let run = |memories: Tensor<3>| {
         let memory = blocks.remember(memories, &[2, 1]);

@@ -1,11 +1,13 @@
 //! Folders of the generative families against transformers (xtask/golden/generative.py).
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, TensorData};
 use serde::Deserialize;
 use vlm_encoders::image::{RgbImage, load};
 use vlm_encoders::text::{Content, Message, Part};
+use vlm_fusion::decode::{Sampling, generate};
 use vlm_fusion::{GenerativeFolder, Prepared};
 use vlm_store::{Float, TensorFiles};
 
@@ -37,6 +39,8 @@ struct Case {
     text: String,
     ids: Vec<i64>,
     pixels: u64,
+    /// The next 64 tokens.
+    greedy: Vec<i64>,
     #[serde(default)]
     chat: Vec<Turn>,
 }
@@ -163,6 +167,31 @@ fn tensors(dir: &Path) -> Vec<(String, String, TensorData)> {
         (name.to_owned(), files.dtype(name).unwrap().to_owned(), files.read(name).unwrap())
     };
     files.names().map(one).collect()
+}
+
+/// What follows, as far as 64 tokens, without sampling.
+fn greedy(folder: &GenerativeFolder, prepared: &[Prepared], cached: bool) -> Vec<Vec<i64>> {
+    let sampling = Sampling { max_tokens: 64, cached, ..Sampling::default() };
+    let prompt = folder.model.prompt(prepared).unwrap();
+    let said = generate(&folder.model, &prompt, &sampling, &mut |_, _| ControlFlow::Continue(()));
+    said.unwrap().into_iter().map(|answer| answer.ids).collect()
+}
+
+#[test]
+fn what_follows_is_what_follows_in_the_reference() {
+    for dir in folders() {
+        let (folder, Cases { cases, .. }) = (open(&dir), cases(&dir));
+        let prepared: Vec<Prepared> = cases.iter().map(|case| case.prepared(&folder)).collect();
+        // Together, though they are of different lengths.
+        let together = greedy(&folder, &prepared, true);
+        for ((case, prepared), together) in cases.iter().zip(&prepared).zip(together) {
+            let name = format!("{} {}", dir.display(), case.name);
+            let one = std::slice::from_ref(prepared);
+            assert_eq!(greedy(&folder, one, true)[0], case.greedy, "{name}");
+            assert_eq!(greedy(&folder, one, false)[0], case.greedy, "{name} without cache");
+            assert_eq!(together, case.greedy, "{name} in a batch");
+        }
+    }
 }
 
 #[test]

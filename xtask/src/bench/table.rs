@@ -54,7 +54,8 @@ fn joined(readings: &[Reading], task: &str, vlm: bool) -> Option<Reading> {
     }))
 }
 
-fn images_per_second(reading: &Reading) -> f64 {
+/// Of whatever a batch is made of.
+fn per_second(reading: &Reading) -> f64 {
     let mut seconds = reading.seconds.clone();
     seconds.sort_by(f64::total_cmp);
     let (low, high) = (seconds.len().saturating_sub(1) / 2, seconds.len() / 2);
@@ -68,18 +69,29 @@ fn cell(value: Option<f64>, digits: usize) -> String {
 
 /// Images per second and peak memory of both programs, and ours to theirs.
 pub fn speed(backend: &str, readings: &[Reading]) -> String {
+    let tasks = [("train", "training step, batch"), ("embed", "image embedding, batch")];
+    both(backend, readings, tasks, "images/s")
+}
+
+/// The same of a decoder's tokens.
+pub fn tokens(backend: &str, readings: &[Reading]) -> String {
+    let tasks = [("prefill", "reading a prompt, tokens"), ("decode", "writing an answer, tokens")];
+    both(backend, readings, tasks, "tokens/s")
+}
+
+fn both(backend: &str, readings: &[Reading], tasks: [(&str, &str); 2], speed: &str) -> String {
     let theirs = readings.iter().find(|r| r.program != "vlm").map_or("PyTorch", |r| &r.program);
     let mut text = format!("| | vlm, {backend} | {theirs} | ratio |\n|---|--:|--:|--:|\n");
-    for (task, name) in [("train", "training step"), ("embed", "image embedding")] {
+    for (task, name) in tasks {
         let (ours, theirs) = (joined(readings, task, true), joined(readings, task, false));
         let batch = ours.as_ref().map_or(0, |ours| ours.batch);
         let mut row = |what: &str, digits, of: &dyn Fn(&Reading) -> Option<f64>| {
             let (ours, theirs) = (ours.as_ref().and_then(of), theirs.as_ref().and_then(of));
             let ratio = ours.zip(theirs).map(|(ours, theirs)| ours / theirs);
             let (a, b, r) = (cell(ours, digits), cell(theirs, digits), cell(ratio, 2));
-            text += &format!("| {name}, batch {batch}: {what} | {a} | {b} | {r} |\n");
+            text += &format!("| {name} {batch}: {what} | {a} | {b} | {r} |\n");
         };
-        row("images/s", 2, &|reading| Some(images_per_second(reading)));
+        row(speed, 2, &|reading| Some(per_second(reading)));
         row("peak MiB", 0, &|reading| reading.peak);
     }
     text
@@ -135,6 +147,17 @@ mod tests {
         assert!(text.contains("step, batch 32: images/s | 8.00 | 2.00 | 4.00 |"), "{text}");
         assert!(text.contains("step, batch 32: peak MiB | 150 | 300 | 0.50 |"), "{text}");
         assert!(text.contains("embedding, batch 0: images/s | – | – | – |"), "{text}");
+    }
+
+    #[test]
+    fn tokens_have_a_table_of_their_own() {
+        let readings = [
+            reading("vlm", "decode", 0, &[2.0], 100.0),
+            reading("transformers", "decode", 0, &[4.0], 400.0),
+        ];
+        let text = tokens("flex", &readings);
+        assert!(text.contains("an answer, tokens 32: tokens/s | 16.00 | 8.00 | 2.00 |"), "{text}");
+        assert!(text.contains("an answer, tokens 32: peak MiB | 100 | 400 | 0.25 |"), "{text}");
     }
 
     #[test]

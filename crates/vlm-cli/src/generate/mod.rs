@@ -7,7 +7,7 @@ mod speaker;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use burn::tensor::{Device, TensorData};
 use serde::Serialize;
 use vlm_fusion::decode::{Decode, Prompt};
@@ -17,7 +17,7 @@ use vlm_store::{Float, TensorSpec, write_tensors};
 use crate::output;
 pub use sampling::SamplingArgs;
 pub use say::say;
-pub use speaker::Speaker;
+pub use speaker::{Looked, Speaker};
 
 /// Arguments of `vlm generate`.
 #[derive(clap::Args)]
@@ -28,7 +28,8 @@ pub struct Args {
     /// Pictures, in the order in which the prompt speaks of them.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     image: Vec<PathBuf>,
-    /// What the model is told. A model with a chat template gets it as the user's message.
+    /// What the model is told. A model with a chat template gets it as the user's message, after
+    /// the pictures; a prompt that marks their places itself (<image>) is given as it is.
     #[arg(long, value_name = "TEXT")]
     prompt: String,
     /// Give the prompt as it is, without the chat template.
@@ -65,11 +66,9 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     let mut sampling = args.sampling.read(&args.model)?;
     sampling.cached = !args.no_cache;
     let speaker = Speaker::open(&args.model, device)?;
-    let prompt = speaker.prompt(&args.prompt, &args.image, args.raw)?;
-    let (tokens, context) = (prompt.ids[0].len(), speaker.decoder().context());
-    if tokens > context {
-        bail!(vlm_fusion::Error::Context { tokens, context });
-    }
+    let pictures =
+        args.image.iter().map(|path| speaker.picture(path)).collect::<Result<Vec<_>>>()?;
+    let prompt = speaker.prompt(&args.prompt, &pictures, args.raw)?;
     if let Some(path) = &args.logits {
         write_logits(path, speaker.decoder(), &prompt)?;
     }
@@ -81,7 +80,7 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
         return output::json(&Document {
             text: said.text,
             token_ids: said.ids,
-            prompt_tokens: tokens,
+            prompt_tokens: prompt.ids[0].len(),
             boxes: Vec::new(),
         });
     }

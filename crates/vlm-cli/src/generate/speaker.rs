@@ -1,17 +1,29 @@
 //! A model that answers, and how prompts are put to it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Result, bail};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
+use vlm_encoders::image::{RgbImage, load};
 use vlm_encoders::text::{Content, Message, Part, Tokenizer};
 use vlm_encoders::{Encoder, TextFolder};
 use vlm_fusion::decode::{Decode, Prompt};
+use vlm_fusion::{GenerativeFolder, Prepared};
 
 /// A model folder that makes text.
 pub enum Speaker {
     /// A decoder, which knows texts only.
     Text(Box<TextFolder>),
+    /// A model of pictures and texts.
+    Generative(Box<GenerativeFolder>),
+}
+
+/// What the image tower said of the pictures of a conversation, which only grows.
+#[derive(Default)]
+pub struct Looked {
+    /// Pictures, each of its tiles counted.
+    count: usize,
+    rows: Option<Tensor<2>>,
 }
 
 impl Speaker {
@@ -20,6 +32,9 @@ impl Speaker {
     /// # Errors
     /// If it cannot be opened, or its model makes no text.
     pub fn open(dir: &Path, device: &Device) -> Result<Self> {
+        if GenerativeFolder::is_one(dir) {
+            return Ok(Speaker::Generative(Box::new(GenerativeFolder::open(dir, device)?)));
+        }
         match Encoder::open(dir, device)? {
             Encoder::Text(folder)
                 if folder.plan.spec.head.is_some() && folder.model.text.causal() =>
@@ -37,6 +52,7 @@ impl Speaker {
     pub fn tokenizer(&self) -> &Tokenizer {
         match self {
             Speaker::Text(folder) => &folder.tokenizer,
+            Speaker::Generative(folder) => &folder.tokenizer,
         }
     }
 
@@ -44,6 +60,18 @@ impl Speaker {
     pub fn decoder(&self) -> &dyn Decode {
         match self {
             Speaker::Text(folder) => &folder.model.text,
+            Speaker::Generative(folder) => &folder.model,
+        }
+    }
+
+    /// Reads a picture to talk about.
+    ///
+    /// # Errors
+    /// If the model sees none, or the file is none.
+    pub fn picture(&self, path: &Path) -> Result<RgbImage> {
+        match self {
+            Speaker::Text(_) => bail!("{}: the model sees no pictures", path.display()),
+            Speaker::Generative(_) => Ok(load(path).map_err(vlm_encoders::Error::from)?),
         }
     }
 
@@ -57,53 +85,80 @@ impl Speaker {
         Message { role: "user".to_owned(), content: Content::Parts(parts) }
     }
 
-    /// Whether the model could look at a picture.
-    ///
-    /// # Errors
-    /// If it sees none, or the file is none.
-    pub fn check_picture(&self, path: &PathBuf) -> Result<()> {
-        match self {
-            Speaker::Text(_) => no_pictures(std::slice::from_ref(path)),
-        }
-    }
-
     /// One question; `raw` leaves the chat template out.
     ///
     /// # Errors
-    /// If a picture cannot be read or there is no place for it, or the tokenizer fails.
-    pub fn prompt(&self, text: &str, pictures: &[PathBuf], raw: bool) -> Result<Prompt> {
-        if raw || !self.tokenizer().can_chat() {
-            return match self {
-                Speaker::Text(folder) => {
-                    no_pictures(pictures)?;
-                    // Nothing is cut off: a prompt that is too long is an error.
-                    let ids = folder.tokenizer.encode(text, usize::MAX)?.ids;
-                    Ok(Prompt::of_ids(&folder.model.text, vec![ids])?)
-                }
-            };
+    /// If there is not one place for each picture, the prompt is too long, or the tokenizer fails.
+    pub fn prompt(&self, text: &str, pictures: &[RgbImage], raw: bool) -> Result<Prompt> {
+        let chat = !raw && self.tokenizer().can_chat();
+        match self {
+            Speaker::Text(_) if chat => {
+                self.chat(&[Self::message(text, 0)], pictures, &mut Looked::default())
+            }
+            // Nothing is cut off: a prompt that is too long is an error.
+            Speaker::Text(folder) => {
+                of_text(folder, folder.tokenizer.encode(text, usize::MAX)?.ids)
+            }
+            Speaker::Generative(folder) => {
+                let token = folder.tokenizer.id_to_token(folder.model.image_token());
+                let marked = token.is_some_and(|token| text.contains(&token));
+                let prepared = if raw {
+                    folder.prepare_marked(text, pictures)
+                } else if chat && !marked {
+                    folder.prepare_chat(&[Self::message(text, pictures.len())], pictures)
+                } else {
+                    folder.prepare(text, pictures)
+                };
+                of_prepared(folder, &prepared?, &mut Looked::default())
+            }
         }
-        self.chat(&[Self::message(text, pictures.len())], pictures)
     }
 
-    /// A conversation up to the beginning of the answer.
+    /// A conversation up to the beginning of the answer. Pictures that have been looked at are not
+    /// looked at again.
     ///
     /// # Errors
     /// As [`prompt`](Self::prompt), and if the template refuses the messages.
-    pub fn chat(&self, messages: &[Message], pictures: &[PathBuf]) -> Result<Prompt> {
+    pub fn chat(
+        &self,
+        messages: &[Message],
+        pictures: &[RgbImage],
+        looked: &mut Looked,
+    ) -> Result<Prompt> {
         match self {
             Speaker::Text(folder) => {
-                no_pictures(pictures)?;
                 let text = folder.tokenizer.chat(messages, true)?;
-                let ids = folder.tokenizer.encode_bare(&text, usize::MAX)?.ids;
-                Ok(Prompt::of_ids(&folder.model.text, vec![ids])?)
+                of_text(folder, folder.tokenizer.encode_bare(&text, usize::MAX)?.ids)
+            }
+            Speaker::Generative(folder) => {
+                of_prepared(folder, &folder.prepare_chat(messages, pictures)?, looked)
             }
         }
     }
 }
 
-fn no_pictures(pictures: &[PathBuf]) -> Result<()> {
-    match pictures.first() {
-        None => Ok(()),
-        Some(path) => bail!("{}: the model sees no pictures; leave it out", path.display()),
+fn of_text(folder: &TextFolder, ids: Vec<i64>) -> Result<Prompt> {
+    let tower = &folder.model.text;
+    let (tokens, context) = (ids.len(), tower.context());
+    if tokens > context {
+        bail!(vlm_fusion::Error::Context { tokens, context });
     }
+    Ok(Prompt::of_ids(tower, vec![ids])?)
+}
+
+fn of_prepared(
+    folder: &GenerativeFolder,
+    prepared: &Prepared,
+    looked: &mut Looked,
+) -> Result<Prompt> {
+    let (model, pictures) = (&folder.model, prepared.pictures());
+    let new = model.picture_rows(&pictures[looked.count.min(pictures.len())..])?;
+    let rows: Vec<Tensor<2>> = looked.rows.iter().cloned().chain(new).collect();
+    let rows = if rows.is_empty() { None } else { Some(Tensor::cat(rows, 0)) };
+    (looked.count, looked.rows) = (pictures.len(), rows.clone());
+    let ids = prepared.ids().to_vec();
+    let tokens = ids.len();
+    let mut prompt = Prompt::of_rows(vec![model.rows_with(&ids, rows)?], vec![ids])?;
+    prompt.prefix = model.prefix().then(|| vec![tokens]);
+    Ok(prompt)
 }

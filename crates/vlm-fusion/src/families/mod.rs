@@ -85,9 +85,9 @@ fn section(fields: &mut Fields, key: &str, usual: Value) -> Result<Map<String, V
 /// here where there is no head in the file.
 fn settle_head(text: &mut Nested<TextSpec>, whole: Option<bool>, in_file: bool) {
     let tied = text.spec.head.is_some_and(|head| head.tied);
-    let softcap = text.spec.head.and_then(|head| head.softcap);
     let tied = tied || (!in_file && whole == Some(true));
-    text.spec.head = Some(HeadSpec { tied, softcap });
+    // The head is that of the larger class, which does not bend logits as Gemma 2's own does.
+    text.spec.head = Some(HeadSpec { tied, softcap: None });
 }
 
 /// What the whole configuration says of tied heads.

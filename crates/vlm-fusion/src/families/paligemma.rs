@@ -52,7 +52,7 @@ pub fn parse(mut fields: Fields, files: &TensorFiles) -> Result<Family, String> 
         spec: GenerativeSpec {
             vision: vision.spec.clone(),
             reading: Reading::Last,
-            fusion: FusionConfig::Linear(LinearConfig { bias: true, pool: 1 }),
+            fusion: FusionConfig::Linear(LinearConfig::default()),
             // Gemma multiplies what it is given by this.
             divide: Some((width as f64).sqrt()),
             text: text.spec.clone(),

@@ -227,7 +227,7 @@ pub struct CoAttentionFusion {
     pub streams: CoAttention,
     /// To the decoder's width.
     pub out: Linear,
-    pub(super) pool: usize,
+    pool: usize,
 }
 
 impl CoAttentionFusion {

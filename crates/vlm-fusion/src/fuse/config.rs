@@ -13,11 +13,11 @@ use crate::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum FusionConfig {
-    /// One linear map (PaliGemma).
+    /// One linear map (LLaVA 1, PaliGemma).
     Linear(LinearConfig),
-    /// Two linear maps (LLaVA).
+    /// Two linear maps (LLaVA 1.5).
     Mlp(MlpConfig),
-    /// Squares of patches, and a linear map (SmolVLM).
+    /// Squares of patches, and a linear map (Idefics 3, SmolVLM).
     PixelShuffle(PixelShuffleConfig),
     /// Perceiver resampler (Flamingo, Idefics2).
     Resampler(ResamplerConfig),
@@ -46,19 +46,38 @@ impl FusionConfig {
         }
     }
 
-    /// How many places of the decoder's sequence a picture takes, of which `seen` tokens reach the
-    /// fusion: the patches of a grid (rows, columns), and class tokens if they are not left out.
-    pub fn rows(&self, seen: usize, grid: (usize, usize)) -> usize {
-        let squares = |side| {
-            let (rows, cols) = pool::pooled(grid, side);
-            rows * cols
+    /// Whether a module can be built of it.
+    ///
+    /// # Errors
+    /// [`Error::Fusion`] names the kind and the key.
+    pub fn check(&self) -> Result<(), Error> {
+        match self {
+            FusionConfig::Linear(config) => config.check(),
+            FusionConfig::Mlp(config) => config.check(),
+            FusionConfig::PixelShuffle(config) => config.check(),
+            FusionConfig::Resampler(config) => config.check("resampler"),
+            FusionConfig::QFormer(config) => config.check(),
+            FusionConfig::Gated(config) => config.check(),
+            FusionConfig::CoAttention(config) => config.check(),
+            FusionConfig::Merged(config) => config.check(),
+        }
+    }
+
+    /// How many places of the decoder's sequence a picture takes, of so many patches in a grid.
+    pub fn rows(&self, patches: usize, grid: (usize, usize)) -> usize {
+        let squares = |side| match side {
+            1 => patches,
+            _ => {
+                let (rows, cols) = pool::pooled(grid, side);
+                rows * cols
+            }
         };
         match self {
-            FusionConfig::Linear(LinearConfig { pool: 1, .. })
-            | FusionConfig::Mlp(MlpConfig { pool: 1, .. }) => seen,
-            FusionConfig::Linear(LinearConfig { pool, .. })
-            | FusionConfig::Mlp(MlpConfig { pool, .. }) => squares(*pool),
-            FusionConfig::PixelShuffle(config) => seen / (config.factor * config.factor),
+            FusionConfig::Linear(config) => squares(config.pool),
+            FusionConfig::Mlp(config) => squares(config.pool),
+            FusionConfig::PixelShuffle(config) => {
+                (grid.0 / config.factor) * (grid.1 / config.factor)
+            }
             FusionConfig::Resampler(config) => config.latents,
             FusionConfig::QFormer(config) => config.queries,
             FusionConfig::Gated(_) => 0,
@@ -67,24 +86,13 @@ impl FusionConfig {
         }
     }
 
-    /// Whether a module can be built of it.
-    ///
-    /// # Errors
-    /// [`Error::Fusion`] names the kind and the key.
-    pub fn check(&self) -> Result<(), Error> {
+    /// Whether what a picture becomes depends on the question: then it cannot be kept for another
+    /// one, nor can questions be packed behind it.
+    pub fn reads_question(&self) -> bool {
         match self {
-            FusionConfig::Linear(LinearConfig { pool, .. })
-            | FusionConfig::Mlp(MlpConfig { pool, .. }) => {
-                Checks(self.kind()).positive("pool", *pool).map(|_| ())
-            }
-            FusionConfig::PixelShuffle(config) => {
-                Checks("pixel-shuffle").positive("factor", config.factor).map(|_| ())
-            }
-            FusionConfig::Resampler(config) => config.check("resampler"),
-            FusionConfig::QFormer(config) => config.check(),
-            FusionConfig::Gated(config) => config.check(),
-            FusionConfig::CoAttention(config) => config.check(),
-            FusionConfig::Merged(config) => config.check(),
+            FusionConfig::QFormer(config) => config.text,
+            FusionConfig::CoAttention(_) | FusionConfig::Merged(_) => true,
+            _ => false,
         }
     }
 }

@@ -4,11 +4,14 @@
 //! Choose it where the decoder is trained with it and data is plenty; with frozen towers an
 //! [MLP](super::mlp) aligns better for little more.
 
-use super::pool;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use vlm_nn::Linear;
+
+use super::config::Checks;
+use super::pool;
+use crate::Error;
 
 /// The choices of a [`LinearFusion`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +19,7 @@ use vlm_nn::Linear;
 pub struct LinearConfig {
     /// Whether there is a bias.
     pub bias: bool,
-    /// Side of the squares of patches whose mean becomes one row; 1 for a row each.
+    /// Squares of so many patches a side become one row, their mean.
     pub pool: usize,
 }
 
@@ -26,7 +29,18 @@ impl Default for LinearConfig {
     }
 }
 
-/// `y = x W + b`, a row for each patch.
+impl LinearConfig {
+    /// Whether a map can be built of it.
+    ///
+    /// # Errors
+    /// [`Error::Fusion`] names the key.
+    pub fn check(&self) -> Result<(), Error> {
+        Checks("linear").positive("pool", self.pool)?;
+        Ok(())
+    }
+}
+
+/// `y = x W + b`, a row for each patch or square.
 #[derive(Module, Debug)]
 pub struct LinearFusion {
     /// `[vision width, text width]`.
@@ -37,24 +51,12 @@ pub struct LinearFusion {
 impl LinearFusion {
     /// A blank map.
     pub fn new(config: &LinearConfig, vision: usize, text: usize, device: &Device) -> Self {
-        LinearFusion { linear: Linear::new(vision, text, config.bias, device), pool: config.pool }
+        let linear = Linear::new(vision, text, config.bias, device);
+        LinearFusion { linear, pool: config.pool }
     }
 
-    /// Side of the squares of patches that become one row.
-    pub fn pool(&self) -> usize {
-        self.pool
-    }
-
-    /// `[pictures, patches, vision width]` to `[pictures, rows, text width]`; squares are those of
-    /// the grid (rows, columns).
-    ///
-    /// # Panics
-    /// If patches are pooled, and the grid does not have as many.
+    /// `[pictures, patches, vision width]` of a grid to `[pictures, patches or squares, text width]`.
     pub fn forward(&self, picture: Tensor<3>, grid: (usize, usize)) -> Tensor<3> {
-        let picture = match self.pool {
-            1 => picture,
-            side => pool::average(picture, grid, side),
-        };
-        self.linear.forward(picture)
+        self.linear.forward(pool::average(picture, grid, self.pool))
     }
 }

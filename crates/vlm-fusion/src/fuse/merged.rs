@@ -116,7 +116,7 @@ pub struct MergedFusion {
     pub merged: Merged,
     /// To the decoder's width.
     pub out: Linear,
-    pub(super) pool: usize,
+    pool: usize,
 }
 
 impl MergedFusion {

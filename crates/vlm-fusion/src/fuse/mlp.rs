@@ -1,14 +1,17 @@
 //! Two linear maps with an activation between (LLaVA 1.5, Liu et al. 2023, arXiv 2310.03744).
 //!
 //! Choose it first: it keeps every patch, trains in minutes between frozen towers, and most models
-//! that people use have it. Its price is a place in the decoder's sequence for each patch; a
-//! [pixel shuffle](super::pixel_shuffle) or a resampler needs fewer.
+//! that people use have it. Its price is a place in the decoder's sequence for each patch; `pool`,
+//! a [pixel shuffle](super::pixel_shuffle) or a [resampler](super::resampler) leaves fewer.
 
-use super::pool;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use vlm_nn::{Activation, Linear, ops};
+
+use super::config::Checks;
+use super::pool;
+use crate::Error;
 
 /// The choices of an [`MlpFusion`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +21,7 @@ pub struct MlpConfig {
     pub activation: Activation,
     /// Whether the maps have biases.
     pub bias: bool,
-    /// Side of the squares of patches whose mean becomes one row; 1 for a row each.
+    /// Squares of so many patches a side become one row, their mean.
     pub pool: usize,
 }
 
@@ -28,7 +31,18 @@ impl Default for MlpConfig {
     }
 }
 
-/// `y = f(x U) D`, a row for each patch, as wide inside as the decoder.
+impl MlpConfig {
+    /// Whether the maps can be built of it.
+    ///
+    /// # Errors
+    /// [`Error::Fusion`] names the key.
+    pub fn check(&self) -> Result<(), Error> {
+        Checks("mlp").positive("pool", self.pool)?;
+        Ok(())
+    }
+}
+
+/// `y = f(x U) D`, a row for each patch or square, as wide inside as the decoder.
 #[derive(Module, Debug)]
 pub struct MlpFusion {
     /// `[vision width, text width]`.
@@ -51,21 +65,9 @@ impl MlpFusion {
         }
     }
 
-    /// Side of the squares of patches that become one row.
-    pub fn pool(&self) -> usize {
-        self.pool
-    }
-
-    /// `[pictures, patches, vision width]` to `[pictures, rows, text width]`; squares are those of
-    /// the grid (rows, columns).
-    ///
-    /// # Panics
-    /// If patches are pooled, and the grid does not have as many.
+    /// `[pictures, patches, vision width]` of a grid to `[pictures, patches or squares, text width]`.
     pub fn forward(&self, picture: Tensor<3>, grid: (usize, usize)) -> Tensor<3> {
-        let picture = match self.pool {
-            1 => picture,
-            side => pool::average(picture, grid, side),
-        };
+        let picture = pool::average(picture, grid, self.pool);
         self.down.forward(ops::activate(self.up.forward(picture), self.activation))
     }
 }

@@ -2,21 +2,35 @@
 //!
 //! | kind | rows in the decoder's sequence | reads the question | choose it |
 //! |---|---|---|---|
-//! | [`linear`] | as many as patches or squares | no | where the decoder is trained with it |
-//! | [`mlp`] | as many as patches or squares | no | first: the simplest that aligns frozen towers |
-//! | [`pixel_shuffle`] | one for a square of patches | no | for a small decoder, or many pictures |
+//! | [`linear`] | as many as patches or squares | no | when the decoder is trained with it |
+//! | [`mlp`] | as many as patches or squares | no | first |
+//! | [`pixel_shuffle`] | a part of the patches | no | with a small decoder or many pictures |
 //! | [`resampler`] | as many as latents | no | for a set number of rows, whatever the picture's size |
 //! | [`q_former`] | as many as queries | if asked to | with frozen towers on both sides and much data |
 //! | [`gated`] | none | no | for many pictures, or a language model that must not change |
 //! | [`co_attention`] | as many as patches or squares | yes | when the question decides what matters |
 //! | [`merged`] | as many as patches or squares | yes | the same with fewer weights |
 //!
-//! [`Fusion`] is any of them, built of a [`FusionConfig`].
+//! [`Fusion`] is any of them, built of a [`FusionConfig`]. Prefix-LM is not a kind: it is any of them
+//! with a decoder that lets the prompt see itself both ways ([`masks::prefix`](crate::masks::prefix)).
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use vlm_fusion::fuse::{Fusion, FusionConfig};
+//!
+//! let config: FusionConfig = serde_json::from_str(r#"{"kind": "mlp", "pool": 2}"#)?;
+//! let device = Device::flex();
+//! let fusion = Fusion::init(&config, 384, 576, 7, &device)?;
+//! let picture = Tensor::zeros([1, 256, 384], &device); // 16 by 16 patches
+//! assert_eq!(fusion.fuse(picture, (16, 16), None).dims(), [1, 64, 576]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod co_attention;
 mod config;
 mod connection;
 pub mod gated;
+mod gated_text;
 pub mod linear;
 pub mod merged;
 pub mod mlp;
@@ -32,6 +46,7 @@ pub use co_attention::{CoAttention, CoAttentionConfig, CoAttentionFusion, CoStyl
 pub use config::FusionConfig;
 pub use connection::Connection;
 pub use gated::{GatedBlocks, GatedConfig, GatedFusion, Memory, Recent};
+pub use gated_text::GatedText;
 pub use linear::{LinearConfig, LinearFusion};
 pub use merged::{Merged, MergedConfig, MergedFusion};
 pub use mlp::{MlpConfig, MlpFusion};
@@ -123,7 +138,7 @@ impl Fusion {
     /// [`GatedBlocks::remember`].
     ///
     /// # Panics
-    /// If the grid has not as many patches as the picture.
+    /// If the grid has not as many patches as the picture, in kinds that look at it.
     pub fn fuse(
         &self,
         picture: Tensor<3>,
@@ -139,34 +154,6 @@ impl Fusion {
             Fusion::Gated(module) => module.resampler.forward(picture, None),
             Fusion::CoAttention(module) => module.forward(picture, grid, question),
             Fusion::Merged(module) => module.forward(picture, grid, question),
-        }
-    }
-
-    /// How many places of the decoder's sequence a picture of this grid takes.
-    pub fn rows(&self, grid: (usize, usize)) -> usize {
-        let squares = |side| {
-            let (rows, cols) = pool::pooled(grid, side);
-            rows * cols
-        };
-        match self {
-            Fusion::Linear(module) => squares(module.pool()),
-            Fusion::Mlp(module) => squares(module.pool()),
-            Fusion::PixelShuffle(module) => (grid.0 / module.factor()) * (grid.1 / module.factor()),
-            Fusion::Resampler(module) => module.resampler.latents.dims()[0],
-            Fusion::QFormer(module) => module.former.queries.dims()[0],
-            Fusion::Gated(_) => 0,
-            Fusion::CoAttention(module) => squares(module.pool),
-            Fusion::Merged(module) => squares(module.pool),
-        }
-    }
-
-    /// Whether what a picture becomes depends on the question: then it cannot be kept for another
-    /// one, nor can questions be packed behind it.
-    pub fn reads_question(&self) -> bool {
-        match self {
-            Fusion::QFormer(module) => module.text.is_some(),
-            Fusion::CoAttention(_) | Fusion::Merged(_) => true,
-            _ => false,
         }
     }
 

@@ -9,6 +9,9 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use vlm_nn::Linear;
 
+use super::config::Checks;
+use crate::Error;
+
 /// The choices of a [`PixelShuffleFusion`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -20,6 +23,17 @@ pub struct PixelShuffleConfig {
 impl Default for PixelShuffleConfig {
     fn default() -> Self {
         PixelShuffleConfig { factor: 2 }
+    }
+}
+
+impl PixelShuffleConfig {
+    /// Whether a map can be built of it.
+    ///
+    /// # Errors
+    /// [`Error::Fusion`] names the key.
+    pub fn check(&self) -> Result<(), Error> {
+        Checks("pixel-shuffle").positive("factor", self.factor)?;
+        Ok(())
     }
 }
 

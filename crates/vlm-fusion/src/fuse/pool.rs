@@ -11,14 +11,16 @@ pub fn pooled(grid: (usize, usize), side: usize) -> (usize, usize) {
 /// Means over squares: `[pictures, patches, width]`, the patches row after row as `grid` (rows,
 /// columns) says, to `[pictures, squares, width]`.
 ///
+/// A side of 1 changes nothing, whatever else stands among the patches.
+///
 /// # Panics
 /// If the grid does not have as many patches.
 pub fn average(picture: Tensor<3>, grid: (usize, usize), side: usize) -> Tensor<3> {
-    let patches = picture.dims()[1];
-    assert_eq!(grid.0 * grid.1, patches, "a grid of {grid:?} has not {patches} patches");
     if side <= 1 {
         return picture;
     }
+    let patches = picture.dims()[1];
+    assert_eq!(grid.0 * grid.1, patches, "a grid of {grid:?} has not {patches} patches");
     let (rows, cols) = pooled(grid, side);
     let mut shares = vec![0f32; rows * cols * patches];
     for (square, shares) in shares.chunks_exact_mut(patches).enumerate() {
