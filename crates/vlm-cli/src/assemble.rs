@@ -66,7 +66,7 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     let size = folder.images.output_size().unwrap_or_default();
     output::line(&format!("model type   {}", folder.plan.model_type()))?;
     output::line(&format!("picture      {}x{} pixels", size.0, size.1))?;
-    output::line(&format!("rows each    {}", model.rows_of(size)))?;
+    output::line(&format!("rows each    {}", folder.rows_of(size)))?;
     for (name, values) in [
         ("vision", count(&model.vision)),
         ("fusion", count(&model.fusion)),

@@ -137,12 +137,4 @@ pub enum Error {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// The choices of a fusion strategy contradict each other.
-    #[error("fusion `{kind}`: {reason}")]
-    Fusion {
-        /// Which strategy.
-        kind: &'static str,
-        /// What is wrong, and what to do.
-        reason: String,
-    },
 }

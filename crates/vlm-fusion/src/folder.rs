@@ -84,6 +84,11 @@ impl GenerativeFolder {
         Ok(GenerativeFolder { plan, model, images, tokenizer, processor, carried })
     }
 
+    /// How many places of the decoder's sequence a picture of this height and width takes.
+    pub fn rows_of(&self, size: (usize, usize)) -> usize {
+        crate::model::rows_of(&self.plan.spec, size)
+    }
+
     /// Writes the folder, so that the reference opens it.
     ///
     /// # Errors

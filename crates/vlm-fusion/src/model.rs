@@ -58,12 +58,6 @@ impl GenerativeModel {
         self.image_token
     }
 
-    /// How many rows a picture of this height and width becomes, where all its tokens but the class
-    /// token reach the fusion.
-    pub fn rows_of(&self, (height, width): (usize, usize)) -> usize {
-        self.fusion.rows((height / self.patch, width / self.patch))
-    }
-
     /// Whether the tokens of a prompt see each other both ways.
     pub fn prefix(&self) -> bool {
         self.prefix

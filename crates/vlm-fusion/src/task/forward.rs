@@ -5,6 +5,7 @@ use vlm_nn::Pass;
 use vlm_nn::ops::cross_entropy;
 
 use super::pack::{Row, mask};
+use crate::decode::Decode;
 use crate::{Error, GenerativeModel};
 
 /// Pictures of one height and width, as the fusion takes them.

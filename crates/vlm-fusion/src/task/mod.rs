@@ -27,6 +27,7 @@ pub use lesson::Telling;
 pub use material::Material;
 pub use pack::{Lesson, Row};
 
+use crate::decode::Decode;
 use crate::{GenerativeFolder, GenerativeModel};
 
 /// Pictures that a locked tower looks at together.
