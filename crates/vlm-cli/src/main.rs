@@ -1,5 +1,6 @@
 //! The `vlm` program: train, adapt and run vision-language models without Python.
 
+mod boxes;
 mod config;
 mod device;
 mod embed;
@@ -9,6 +10,7 @@ mod inspect;
 mod labels;
 mod output;
 mod panics;
+mod pen;
 mod report;
 mod retrieve;
 mod search;

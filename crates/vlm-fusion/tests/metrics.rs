@@ -56,7 +56,7 @@ fn golden() -> Golden {
     serde_json::from_str(include_str!("golden/metrics/metrics.json")).unwrap()
 }
 
-fn split(text: &String) -> Vec<String> {
+fn split(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
@@ -74,9 +74,9 @@ fn captions_are_split_as_stanfords_tokenizer_does() {
 #[test]
 fn caption_measures_equal_pycocoevalcap() {
     for case in golden().captions {
-        let predicted: Vec<_> = case.predicted.iter().map(split).collect();
+        let predicted: Vec<_> = case.predicted.iter().map(|text| split(text)).collect();
         let references: Vec<Vec<_>> =
-            case.references.iter().map(|r| r.iter().map(split).collect()).collect();
+            case.references.iter().map(|r| r.iter().map(|text| split(text)).collect()).collect();
         for (ours, theirs) in bleu(&predicted, &references).into_iter().zip(case.bleu) {
             close(ours, theirs, "BLEU");
         }
@@ -126,12 +126,12 @@ fn fewer_than_ten_people_are_enough() {
 
 #[test]
 fn nothing_is_no_error() {
-    let none: Vec<String> = Vec::new();
-    assert_eq!(bleu(&[none.clone()], &[vec![none.clone()]]).len(), 4);
+    let none = || Vec::<String>::new();
+    assert!(bleu(&[none()], &[vec![none()]]).iter().all(|score| *score < 1e-3));
     assert_eq!(sacre_bleu(&[String::new()], &[vec!["a".into()]]), 0.0);
-    assert_eq!(rouge_l(&none, &[none.clone()]), 0.0);
+    assert_eq!(rouge_l(&none(), &[none()]), 0.0);
     assert_eq!(rouge_l_f1("", &[]), 0.0);
-    let scores = [cider(&[none.clone()], &[vec![]]), cider_d(&[none.clone()], &[vec![none]])];
+    let scores = [cider(&[none()], &[vec![]]), cider_d(&[none()], &[vec![none()]])];
     assert!(scores.iter().flatten().all(|score| *score == 0.0), "{scores:?}");
     assert!(words(" \u{1F600}'... --").iter().all(|word| !word.is_empty()));
 }
