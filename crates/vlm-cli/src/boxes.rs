@@ -42,7 +42,7 @@ pub fn draw(picture: &RgbImage, boxes: &[Drawn]) -> Result<RgbImage> {
     };
     let size = sheet.dimensions();
     let longer = size.0.max(size.1);
-    let (line, letters) = ((longer / 250).max(2), (longer as f32 / 40.0).max(13.0));
+    let (line, letters) = ((longer / 160).max(2), (longer as f32 / 40.0).max(13.0));
     for drawn in boxes {
         frame(&mut sheet, drawn, line);
     }

@@ -92,6 +92,13 @@ impl Located {
         let label = label.trim();
         Located { label: (!label.is_empty()).then(|| label.to_owned()), bbox }
     }
+
+    /// A region of a data set, which was checked when the set was opened; else none.
+    #[cfg(feature = "train")]
+    pub fn of(region: &vlm_datasets::Region) -> Option<Self> {
+        let bbox = BBox::new(region.corners)?;
+        Some(Located::new(region.label.as_deref().unwrap_or_default(), bbox))
+    }
 }
 
 #[cfg(test)]

@@ -14,8 +14,9 @@ use crate::output::{self, Usage};
 
 /// Arguments of these tasks only.
 #[derive(clap::Args)]
+#[command(next_help_heading = "Of --task vqa, caption and boxes")]
 pub struct Args {
-    /// Of vqa, caption and boxes: what a model said, a line of JSON for each sample: {"row": 1,
+    /// What a model said, a line of JSON for each sample: {"row": 1,
     /// "text": "red"}, where rows count from 1 as in the set, or "id" in the place of "row".
     #[arg(long, value_name = "FILE.jsonl")]
     predictions: Option<PathBuf>,
