@@ -75,4 +75,9 @@ impl TemplateChoice {
     pub fn read(&self) -> Result<Templates> {
         Ok(Templates::parse(&self.templates)?)
     }
+
+    /// Whether others than none were asked for.
+    pub fn is_given(&self) -> bool {
+        self.templates != "none"
+    }
 }

@@ -1,6 +1,7 @@
 //! The `vlm` program: train, adapt and run vision-language models without Python.
 
 mod assemble;
+mod boxes;
 mod chat;
 mod config;
 mod device;
@@ -12,6 +13,7 @@ mod inspect;
 mod labels;
 mod output;
 mod panics;
+mod pen;
 mod report;
 mod retrieve;
 mod search;

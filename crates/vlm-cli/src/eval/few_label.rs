@@ -228,6 +228,7 @@ pub fn run(all: &super::Args, templates: &Templates, device: &Device) -> Result<
         return Err(Usage("--task few-label needs --test, the set to test on".into()).into());
     };
     args.known()?;
+    let model = all.model()?;
     if let Some(out) = &args.out {
         // Before the work, whose results would have no place.
         std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
@@ -262,15 +263,15 @@ pub fn run(all: &super::Args, templates: &Templates, device: &Device) -> Result<
     let pictures: Vec<usize> = (0..drawn.len()).filter(|picture| drawn[*picture]).collect();
     let paths: Vec<PathBuf> = pictures.iter().map(|i| train.paths[*i].clone()).collect();
 
-    let reading = Reading::open(&all.model, args.reading(), device)?;
+    let reading = Reading::open(model, args.reading(), device)?;
     let shares_space = matches!(reading, Reading::Shared(_));
     let methods = args.methods(shares_space);
     if let Some(method) = methods.iter().find(|method| method.needs_text() && !shares_space) {
         let error = vlm_contrastive::Error::NoText { method: method.name() };
-        return Err(output::blame(&all.model)(error).context(all.model.display().to_string()));
+        return Err(output::blame(model)(error).context(model.display().to_string()));
     }
     let cache = FeatureCache::new(&args.features);
-    let source = Source { reading, model: all.model.clone(), cache };
+    let source = Source { reading, model: model.to_owned(), cache };
     let views = if methods.iter().any(|method| method.uses_views()) { args.views } else { 0 };
     let train = (0..=views)
         .map(|view| {
@@ -279,9 +280,9 @@ pub fn run(all: &super::Args, templates: &Templates, device: &Device) -> Result<
         })
         .collect::<Result<Vec<_>>>()?;
     let seen = embed(&source, &test.paths, 0, "test pictures")?;
-    let text = source.reading.text(&classes, templates).map_err(output::blame(&all.model))?;
+    let text = source.reading.text(&classes, templates).map_err(output::blame(model))?;
     let prompts = match methods.iter().any(|method| method.needs_prompts()) {
-        true => Some(prompts(&all.model, &classes, device)?),
+        true => Some(prompts(model, &classes, device)?),
         false => None,
     };
     let material = Material {
@@ -310,7 +311,7 @@ pub fn run(all: &super::Args, templates: &Templates, device: &Device) -> Result<
     };
     let results = Results {
         facts: Facts {
-            model: all.model.display().to_string(),
+            model: model.display().to_string(),
             reading: args.reading(),
             data: all.data.clone(),
             test: test_name.clone(),

@@ -2,6 +2,7 @@
 
 mod few_label;
 mod few_table;
+mod generated;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,16 +15,17 @@ use vlm_contrastive::{
     Classifier, Dual, Templates, classify, embed_pictures, retrieval_metrics, retrieve,
 };
 use vlm_datasets::Dataset;
+use vlm_fusion::metrics;
 
 use crate::labels::TemplateChoice;
-use crate::output;
+use crate::output::{self, Usage};
 
 /// Arguments of `vlm eval`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The model folder.
+    /// The model folder; not of vqa, caption and boxes, which score --predictions.
     #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    model: Option<PathBuf>,
     /// A shipped set (emoji), a caption file or a folder; NAME:SPLIT picks a split, otherwise it is
     /// `test`, and of few-label, which learns from the set, `train`.
     #[arg(long, value_name = "NAME|DIR")]
@@ -38,6 +40,18 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     few: few_label::Args,
+    #[command(flatten)]
+    generated: generated::Args,
+}
+
+impl Args {
+    /// The model folder, where the task needs one.
+    fn model(&self) -> Result<&Path> {
+        match &self.model {
+            Some(model) => Ok(model),
+            None => Err(Usage("this task needs --model, the model folder".into()).into()),
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq)]
@@ -48,6 +62,12 @@ enum Task {
     Retrieval,
     /// Accuracy after learning from a few labelled pictures a class, by several methods.
     FewLabel,
+    /// Answers to questions: VQA accuracy and exact matches, for each kind of question.
+    Vqa,
+    /// Captions: BLEU, ROUGE-L and CIDEr.
+    Caption,
+    /// Boxes around what is asked for: intersection over union and the pointing game.
+    Boxes,
 }
 
 #[derive(Serialize)]
@@ -65,14 +85,31 @@ pub fn features(clip: &Dual, data: &Dataset, model: &Path) -> Result<Tensor<2>> 
 
 /// Measures a model.
 pub fn run(args: &Args, device: &Device) -> Result<()> {
+    let generated = match args.task {
+        Task::Vqa => Some(metrics::Task::Vqa),
+        Task::Caption => Some(metrics::Task::Caption),
+        Task::Boxes => Some(metrics::Task::Boxes),
+        _ => None,
+    };
+    if let Some(task) = generated {
+        args.few.refuse()?;
+        let given = [("--model", args.model.is_some()), ("--templates", args.templates.is_given())];
+        if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
+            let reason = format!("{name} is not of this task, which scores --predictions");
+            return Err(Usage(reason).into());
+        }
+        return generated::run(args, task);
+    }
+    args.generated.refuse()?;
     let templates = args.templates.read()?;
     if args.task == Task::FewLabel {
         return few_label::run(args, &templates, device);
     }
     args.few.refuse()?;
+    let model = args.model()?;
     let mut data = Dataset::open(&args.data, "test")?;
-    let clip = Dual::open(&args.model, device)?;
-    let features = features(&clip, &data, &args.model)?;
+    let clip = Dual::open(model, device)?;
+    let features = features(&clip, &data, model)?;
     let (task, metrics) = if args.task == Task::ZeroShot {
         caption_labels(&mut data);
         let classifier = Classifier::new(&clip, &data.labels, &templates)?;

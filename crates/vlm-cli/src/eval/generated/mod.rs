@@ -1,0 +1,151 @@
+//! `vlm eval --task vqa|caption|boxes`: texts that were generated against the truth.
+
+mod predictions;
+mod sheet;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+use vlm_datasets::{Conversation, Conversations};
+use vlm_fusion::metrics::{Expected, Row, Table, Task, table};
+
+use crate::output::{self, Usage};
+
+/// Arguments of these tasks only.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Of --task vqa, caption and boxes")]
+pub struct Args {
+    /// What a model said, a line of JSON for each sample: {"row": 1,
+    /// "text": "red"}, where rows count from 1 as in the set, or "id" in the place of "row".
+    #[arg(long, value_name = "FILE.jsonl")]
+    predictions: Option<PathBuf>,
+    /// Of boxes: draws the first pictures with the true boxes and those that were said.
+    #[arg(long, value_name = "FILE.png")]
+    draw: Option<PathBuf>,
+}
+
+impl Args {
+    /// Refuses arguments that another task would pass over in silence.
+    ///
+    /// # Errors
+    /// If one is given.
+    pub fn refuse(&self) -> Result<()> {
+        if self.predictions.is_some() {
+            return Err(Usage("--predictions is only of --task vqa, caption, boxes".into()).into());
+        }
+        match self.draw {
+            Some(_) => Err(Usage("--draw is only of --task boxes".into()).into()),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    data: &'a str,
+    samples: usize,
+    #[serde(flatten)]
+    table: &'a Table,
+}
+
+/// Measures a file of predictions.
+///
+/// # Errors
+/// If the set has nothing of the task, or the predictions do not fit it.
+pub fn run(all: &super::Args, task: Task) -> Result<()> {
+    let args = &all.generated;
+    if args.draw.is_some() && task != Task::Boxes {
+        return Err(Usage("--draw is only of --task boxes".into()).into());
+    }
+    let Some(predictions) = &args.predictions else {
+        let reason = format!("--task {} needs --predictions, what a model said", task.name());
+        return Err(Usage(reason).into());
+    };
+    let data = Conversations::open(&all.data, "test")?;
+    let chosen = chosen(&data, task);
+    if chosen.is_empty() {
+        let what = match task {
+            Task::Vqa => "questions with an answer",
+            Task::Caption => "captions",
+            Task::Boxes => "boxes",
+        };
+        bail!("{}: no {what} in it; choose another set or task", all.data);
+    }
+    let said = predictions::read(predictions, &data, &chosen)?;
+    let samples: Vec<&Conversation> = chosen.iter().map(|i| &data.samples[*i]).collect();
+    let expected: Vec<Expected> = samples.iter().map(|sample| Expected::from(*sample)).collect();
+    let table = table(task, &said, &expected);
+    if let Some(path) = &args.draw {
+        sheet::write(path, &samples, &said)?;
+    }
+    if all.json {
+        let samples = samples.len();
+        return output::json(&Document { data: &all.data, samples, table: &table });
+    }
+    for line in lines(&all.data, &table) {
+        output::line(&line)?;
+    }
+    Ok(())
+}
+
+/// The samples that a task is about: captions are answers to no question, boxes answers without
+/// words.
+pub fn chosen(data: &Conversations, task: Task) -> Vec<usize> {
+    let fits = |sample: &Conversation| match task {
+        Task::Vqa => !sample.question().is_empty() && !sample.answers.is_empty(),
+        Task::Caption => sample.question().is_empty() && !sample.answers.is_empty(),
+        Task::Boxes => !sample.boxes.is_empty() && sample.answers.is_empty(),
+    };
+    (0..data.samples.len()).filter(|i| fits(&data.samples[*i])).collect()
+}
+
+/// The columns of a task: a measure, its heading, and whether it is a share.
+fn columns(task: Task) -> &'static [(&'static str, &'static str, bool)] {
+    match task {
+        Task::Vqa => &[("accuracy", "accuracy", true), ("exact", "exact", true)],
+        Task::Caption => &[
+            ("bleu-1", "BLEU-1", true),
+            ("bleu-4", "BLEU-4", true),
+            ("rouge-l", "ROUGE-L", true),
+            ("cider", "CIDEr", false),
+            ("cider-d", "CIDEr-D", false),
+        ],
+        Task::Boxes => &[
+            ("mean-iou", "mean IoU", false),
+            ("iou-0.5", "IoU>0.5", true),
+            ("pointing", "pointing", true),
+            ("surplus", "surplus", false),
+        ],
+    }
+}
+
+/// The table as lines of text.
+pub fn lines(data: &str, table: &Table) -> Vec<String> {
+    let columns = columns(table.task);
+    let number = |value: f64, share: bool| match share {
+        true => format!("{:.1} %", 100.0 * value),
+        false => format!("{value:.3}"),
+    };
+    let (first, _, share) = columns[match table.task {
+        Task::Caption => 4,
+        _ => 0,
+    }];
+    let width = table.rows.iter().map(|row| row.kind.chars().count()).max().unwrap_or(0).max(4);
+    let mut head = format!("{:<width$} {:>8}", "kind", "samples");
+    for (_, heading, _) in columns {
+        head += &format!(" {heading:>9}");
+    }
+    let name = table.task.name();
+    let mut lines = vec![format!("{name} on {data}"), format!("{head}   constant answer")];
+    for row in &table.rows {
+        let Row { kind, samples, .. } = row;
+        let mut line = format!("{kind:<width$} {samples:>8}");
+        for (measure, _, share) in columns {
+            line += &format!(" {:>9}", number(row.measures[measure], *share));
+        }
+        let constant: String = row.constant.chars().take(40).collect();
+        lines.push(format!("{line}   {} ({constant})", number(row.baseline[first], share)));
+    }
+    lines
+}
