@@ -34,14 +34,12 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
     let pace = Pace::default();
     let told = |what: &str, done: usize, of: usize| pace.tell(what, done, of);
     let cache = features_of(out.parent().unwrap_or(Path::new(".")));
-    let training = (*device).clone().autodiff();
     let (task, model) = GenerativeTask::new(
         &data,
         validation.as_ref(),
         folder,
         (generative.clone(), batching),
         (&cache, source),
-        &training,
         &told,
     )
     .map_err(Error::from_boxed)?;

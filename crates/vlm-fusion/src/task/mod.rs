@@ -12,7 +12,7 @@ mod pack;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 use vlm_datasets::{Conversations, Error as DataError, order};
 use vlm_encoders::image::Pixels;
@@ -76,9 +76,8 @@ pub struct GenerativeBatch {
 }
 
 impl GenerativeTask {
-    /// A task over a training set, and the model with what is trained of it. `plain` holds the
-    /// model as it is opened, `training` what tracks gradients; `source` is the folder that the
-    /// image tower came from, by which what it says is known.
+    /// A task over a training set, and the model with what is trained of it. `source` is the
+    /// folder that the image tower came from, by which what it says is known.
     ///
     /// # Errors
     /// If the set does not fill a batch, a picture cannot be read, or a conversation cannot be told
@@ -89,7 +88,6 @@ impl GenerativeTask {
         folder: GenerativeFolder,
         (config, batching): (GenerativeConfig, Batching),
         (cache, source): (&FeatureCache, &Path),
-        training: &Device,
         progress: &Progress<'_>,
     ) -> Result<(Self, GenerativeModel), BoxError> {
         let size = folder.images.output_size().ok_or(
@@ -128,8 +126,7 @@ impl GenerativeTask {
                 *seen = of_validation;
             }
         }
-        let model = task.folder.model.clone().fork(training);
-        let model = task.trained_parts(model);
+        let model = task.trained_parts(task.folder.model.clone().train());
         Ok((task, model))
     }
 
