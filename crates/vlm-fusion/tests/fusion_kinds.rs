@@ -8,8 +8,9 @@ use burn::tensor::{Device, Distribution, Gradients, Tensor};
 use vlm_encoders::{HeadSpec, TextPool, TextSpec, TextTower};
 use vlm_fusion::decode::{Decode, Prompt, Sampling, generate};
 use vlm_fusion::fuse::{Fusion, FusionConfig, GatedBlocks, GatedConfig, GatedText};
+use vlm_fusion::masks::{self, Sight, Token};
 use vlm_nn::params::{self, Init, PathStack};
-use vlm_nn::{Activation, BlockConfig, NormKind, Rotary};
+use vlm_nn::{Activation, BlockConfig, NormKind, Pass, Rotary};
 
 /// Small ones of each kind.
 const KINDS: [&str; 12] = [
@@ -268,4 +269,27 @@ fn a_gated_decoder_speaks_alike_with_and_without_cache_alone_and_in_a_batch() {
     assert!(both.iter().all(|ids| ids.len() == 20));
     assert_eq!(both, say(&[0, 1], false));
     assert_eq!(both, [say(&[0], true), say(&[1], true)].concat());
+}
+
+#[test]
+fn questions_packed_behind_a_picture_get_the_logits_that_they_get_alone() {
+    let device = Device::flex();
+    let text = decoder(&device);
+    let (picture, texts) = (4, [3, 2]);
+    let rows = random([1, picture + texts[0] + texts[1], 16], &device);
+    let logits = |rows: Tensor<3>, tokens: Vec<Token>| {
+        let mut pass = Pass::new().with_positions(vec![masks::positions(&tokens)]);
+        pass = pass.with_mask(Sight::among(&[tokens]).mask(&device)).open();
+        text.logits(text.extend(rows, &mut pass))
+    };
+    let packed = logits(rows.clone(), masks::packed(picture, &texts));
+    let mut start = picture;
+    for len in texts {
+        let own = rows.clone().narrow(1, start, len);
+        let alone = Tensor::cat(vec![rows.clone().narrow(1, 0, picture), own], 1);
+        let alone = logits(alone, masks::causal(picture + len)).narrow(1, picture, len);
+        let gap = (alone - packed.clone().narrow(1, start, len)).abs().max();
+        assert!(gap.into_scalar::<f32>() < 1e-4);
+        start += len;
+    }
 }
