@@ -1,7 +1,7 @@
 //! Idefics 3 (Laurençon et al. 2024, arXiv 2408.12637) and SmolVLM (Marafioti et al. 2025,
 //! arXiv 2504.05299), which is the same model under another name.
 
-use serde_json::{Value, json};
+use serde_json::json;
 use vlm_encoders::{Fields, Nested};
 use vlm_store::TensorFiles;
 
@@ -13,16 +13,12 @@ use crate::spec::Reading;
 const FUSION: &[(&str, &str)] = &[("projection.", "model.connector.modality_projection.proj.")];
 
 pub fn parse(mut fields: Fields, files: &TensorFiles) -> Result<Family, String> {
-    let mut text = section(&mut fields, "text_config", json!({ "rms_norm_eps": 1e-5 }))?;
+    let text = section(&mut fields, "text_config", json!({ "rms_norm_eps": 1e-5 }))?;
     let vision = section(&mut fields, "vision_config", json!({}))?;
     // Published models were trained before that, and 5 is without again (issue 41190 there).
     let shifted = written_by(&fields, 55);
     let files = names::of_idefics3(files)?;
     let vision = Nested::idefics3(vision, shifted, &files, "model.")?;
-    // The first files named the class that Llama was trained as.
-    if text.get("model_type").and_then(Value::as_str) == Some("VLlama3") {
-        text.insert("model_type".into(), json!("llama"));
-    }
     let mut text = Nested::text(text, "llama", &files, "model.text_model.", "lm_head.")?;
     settle_head(&mut text, tied(&mut fields)?, files.shape("lm_head.weight").is_some());
     let factor = fields.size("scale_factor", 2)?;

@@ -66,7 +66,7 @@ pub fn parse(mut fields: Fields, files: &TensorFiles) -> Result<Family, String> 
 fn depths(fields: &mut Fields, layers: usize) -> Result<Vec<usize>, String> {
     let value = fields.take("vision_feature_layer").unwrap_or_else(|| json!(-2));
     let list = match &value {
-        Value::Array(list) if !list.is_empty() => list.clone(),
+        Value::Array(list) if (1..=64).contains(&list.len()) => list.clone(),
         one => vec![one.clone()],
     };
     let depth = |value: &Value| {

@@ -4,6 +4,8 @@ mod idefics3;
 mod llava;
 mod names;
 mod paligemma;
+#[cfg(test)]
+mod published;
 
 use serde_json::{Map, Value};
 use vlm_encoders::{Fields, HeadSpec, Nested, TextSpec, VisionSpec};
