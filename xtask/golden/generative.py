@@ -275,7 +275,8 @@ def idefics3(name, model_type, images, cases, version=None, **text):
     text = tf.LlamaConfig(**TEXT | dict(max_position_embeddings=512), vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **text)
     config, model = (tf.Idefics3Config, tf.Idefics3ForConditionalGeneration) if model_type == "idefics3" else (tf.SmolVLMConfig, tf.SmolVLMForConditionalGeneration)
     ids = dict(image_token_id=tokenizer.convert_tokens_to_ids("<image>"), pad_token_id=tokenizer.pad_token_id)
-    config = config(vision_config=VISION, text_config=text, scale_factor=2, **ids)
+    # transformers 4 goes by the one, 5 by the other.
+    config = config(vision_config=VISION, text_config=text, scale_factor=2, tie_word_embeddings=text.tie_word_embeddings, **ids)
     # SmolVLM's own processor does the same to pictures, and wants packages for videos.
     processor = tf.Idefics3Processor(Idefics3ImageProcessor(**images), tokenizer, image_seq_len=4, chat_template=SMOL_CHAT)
 

@@ -6,7 +6,8 @@
 //! - [`spatial`]: boxes and points as tokens or text.
 //! - [`metrics`]: how good texts and boxes are.
 //!
-//! [`GenerativeFolder`] opens and writes folders of LLaVA as transformers does.
+//! [`GenerativeFolder`] opens and writes folders of LLaVA, Idefics 3, SmolVLM and PaliGemma as
+//! transformers does.
 //!
 //! ```no_run
 //! use burn::tensor::Device;

@@ -8,7 +8,7 @@ use vlm_nn::Pass;
 
 use crate::Error;
 use crate::decode::{Decode, Prompt};
-use crate::fuse::Fusion;
+use crate::fuse::{Fusion, Question};
 use crate::prompt::Prepared;
 use crate::spec::{GenerativeSpec, Reading};
 
@@ -29,6 +29,7 @@ pub struct GenerativeModel {
     image_token: i64,
     vocabulary: usize,
     prefix: bool,
+    reads_question: bool,
     #[module(skip)]
     reading: Reading,
 }
@@ -49,6 +50,7 @@ impl GenerativeModel {
             image_token: spec.image_token,
             vocabulary: spec.text.vocabulary,
             prefix: spec.prefix,
+            reads_question: spec.fusion.reads_question(),
             reading: spec.reading.clone(),
         })
     }
@@ -61,6 +63,11 @@ impl GenerativeModel {
     /// Whether the tokens of a prompt see each other both ways.
     pub fn prefix(&self) -> bool {
         self.prefix
+    }
+
+    /// Whether what a picture becomes depends on the question.
+    pub fn reads_question(&self) -> bool {
+        self.reads_question
     }
 
     /// What the fusion sees of pictures: `[pictures, channels, height, width]` to
@@ -77,20 +84,40 @@ impl GenerativeModel {
     }
 
     /// From what [`look_at`](Self::look_at) gives of pictures of a height and width to rows that
-    /// take the place of tokens' rows, `[pictures, rows, text width]`.
-    pub fn fuse(&self, seen: Tensor<3>, (height, width): (usize, usize)) -> Tensor<3> {
-        let rows = self.fusion.fuse(seen, (height / self.patch, width / self.patch), None);
+    /// take the place of tokens' rows, `[pictures, rows, text width]`. A fusion that
+    /// [reads](Self::reads_question) the question needs it, for each picture or for all.
+    pub fn fuse(
+        &self,
+        seen: Tensor<3>,
+        (height, width): (usize, usize),
+        question: Option<Question>,
+    ) -> Tensor<3> {
+        let grid = (height / self.patch, width / self.patch);
+        let rows = self.fusion.fuse(seen, grid, question);
         match self.divide {
             Some(divisor) => rows / divisor,
             None => rows,
         }
     }
 
-    /// Rows of prepared pictures, one tensor `[rows, text width]` for all, in order.
+    /// Rows of prepared pictures, one tensor `[rows, text width]` for all, in order; of a model that
+    /// does not [read](Self::reads_question) the question.
     ///
     /// # Errors
     /// If the tower does not take a picture of that size.
     pub fn picture_rows(&self, pictures: &[Pixels]) -> Result<Option<Tensor<2>>, Error> {
+        self.picture_rows_for(pictures, None)
+    }
+
+    /// The same for a question, whose tokens have these rows, `[1, tokens, text width]`.
+    ///
+    /// # Errors
+    /// If the tower does not take a picture of that size.
+    pub fn picture_rows_for(
+        &self,
+        pictures: &[Pixels],
+        question: Option<Tensor<3>>,
+    ) -> Result<Option<Tensor<2>>, Error> {
         let mut parts = Vec::new();
         for same in pictures.chunk_by(|a, b| a.size() == b.size()) {
             let size = same[0].size();
@@ -99,7 +126,12 @@ impl GenerativeModel {
                 return Err(vlm_encoders::Error::PictureSize { height, width }.into());
             }
             for some in same.chunks(TOGETHER) {
-                let rows = self.fuse(self.look_at(batch_pixels(some, &self.device())), size);
+                let question = question.as_ref().map(|rows| {
+                    let [_, tokens, width] = rows.dims();
+                    (rows.clone().expand([some.len(), tokens, width]), None)
+                });
+                let seen = self.look_at(batch_pixels(some, &self.device()));
+                let rows = self.fuse(seen, size, question);
                 let [pictures, tokens, width] = rows.dims();
                 parts.push(rows.reshape([pictures * tokens, width]));
             }
@@ -118,7 +150,14 @@ impl GenerativeModel {
     /// [`Error::PictureTokens`] if the pictures have another number of rows than there are tokens
     /// for them; if the tower does not take a picture of that size.
     pub fn rows(&self, prepared: &Prepared) -> Result<Tensor<2>, Error> {
-        self.rows_with(prepared.ids(), self.picture_rows(prepared.pictures())?)
+        let question = self.reads_question.then(|| {
+            let text = prepared.ids().iter().copied().filter(|id| *id != self.image_token);
+            let text: Vec<i64> = text.collect();
+            let shape = [1, text.len()];
+            self.text.look_up(Tensor::from_data(TensorData::new(text, shape), &self.device()))
+        });
+        let pictures = self.picture_rows_for(prepared.pictures(), question)?;
+        self.rows_with(prepared.ids(), pictures)
     }
 
     /// The same with rows of pictures that are known already, `[rows, text width]`.

@@ -128,6 +128,12 @@ impl GenerativeFolder {
             .collect();
         let pictures: Vec<Pixels> = tiles.into_iter().flat_map(|tiles| tiles.tiles).collect();
         let spec = &self.plan.spec;
+        let context = spec.text.context;
+        // Before a text of any length is made of a number in a file.
+        let least = self.processor.least(spec, &places);
+        if least > context {
+            return Err(Error::Context { tokens: least, context });
+        }
         let text = self.processor.expand(text, spec, &places);
         let ids = self.tokens(&text, around && self.processor.begins())?;
         let tokens = ids.iter().filter(|id| **id == spec.image_token).count();
@@ -135,8 +141,8 @@ impl GenerativeFolder {
         if tokens != features {
             return Err(Error::PictureTokens { tokens, features });
         }
-        if ids.len() > spec.text.context {
-            return Err(Error::Context { tokens: ids.len(), context: spec.text.context });
+        if ids.len() > context {
+            return Err(Error::Context { tokens: ids.len(), context });
         }
         Ok(Prepared { text, ids, pictures })
     }

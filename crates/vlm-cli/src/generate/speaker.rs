@@ -152,6 +152,10 @@ fn of_prepared(
     looked: &mut Looked,
 ) -> Result<Prompt> {
     let (model, pictures) = (&folder.model, prepared.pictures());
+    if model.reads_question() {
+        // Each question sees other pictures.
+        return Ok(model.prompt(std::slice::from_ref(prepared))?);
+    }
     let new = model.picture_rows(&pictures[looked.count.min(pictures.len())..])?;
     let rows: Vec<Tensor<2>> = looked.rows.iter().cloned().chain(new).collect();
     let rows = if rows.is_empty() { None } else { Some(Tensor::cat(rows, 0)) };

@@ -1,11 +1,11 @@
 //! Idefics 3 (Laurençon et al. 2024, arXiv 2408.12637) and SmolVLM (Marafioti et al. 2025,
 //! arXiv 2504.05299), which is the same model under another name.
 
-use serde_json::{Value, json};
+use serde_json::json;
 use vlm_encoders::{Fields, Nested};
 use vlm_store::TensorFiles;
 
-use super::{Family, image_token, section, settle_head, tied, with_beginning};
+use super::{Family, image_token, names, section, settle_head, tied, written_by};
 use crate::GenerativeSpec;
 use crate::fuse::{FusionConfig, PixelShuffleConfig};
 use crate::spec::Reading;
@@ -13,15 +13,12 @@ use crate::spec::Reading;
 const FUSION: &[(&str, &str)] = &[("projection.", "model.connector.modality_projection.proj.")];
 
 pub fn parse(mut fields: Fields, files: &TensorFiles) -> Result<Family, String> {
-    let mut text = section(&mut fields, "text_config", json!({ "rms_norm_eps": 1e-5 }))?;
+    let text = section(&mut fields, "text_config", json!({ "rms_norm_eps": 1e-5 }))?;
     let vision = section(&mut fields, "vision_config", json!({}))?;
-    let shifted = is_shifted(fields.peek("transformers_version"));
-    let files = hub_names(files)?;
+    // Published models were trained before that, and 5 is without again (issue 41190 there).
+    let shifted = written_by(&fields, 55);
+    let files = names::of_idefics3(files)?;
     let vision = Nested::idefics3(vision, shifted, &files, "model.")?;
-    // The first files named the class that Llama was trained as.
-    if text.get("model_type").and_then(Value::as_str) == Some("VLlama3") {
-        text.insert("model_type".into(), json!("llama"));
-    }
     let mut text = Nested::text(text, "llama", &files, "model.text_model.", "lm_head.")?;
     settle_head(&mut text, tied(&mut fields)?, files.shape("lm_head.weight").is_some());
     let factor = fields.size("scale_factor", 2)?;
@@ -32,7 +29,7 @@ pub fn parse(mut fields: Fields, files: &TensorFiles) -> Result<Family, String> 
     }
     let image_token = image_token(&mut fields, ["image_token_id", "image_token_index"], 128_257)?;
     // Copies of the decoder's, and of how training went.
-    for key in ["image_seq_len", "use_reentrant_checkpointing", "vocab_size"] {
+    for key in ["_pad_token_id", "image_seq_len", "use_reentrant_checkpointing", "vocab_size"] {
         fields.take(key);
     }
     fields.take("transformers.js_config");
@@ -52,43 +49,4 @@ pub fn parse(mut fields: Fields, files: &TensorFiles) -> Result<Family, String> 
         fusion: FUSION,
         files,
     })
-}
-
-/// Whether the folder was written by a version that shifts positions: it then computes what its
-/// writer computed. Trained models were published before, and computed without.
-fn is_shifted(version: Option<&Value>) -> bool {
-    let version = version.and_then(Value::as_str).unwrap_or_default();
-    let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    major == 4 && (55..=57).contains(&minor)
-}
-
-/// What was saved without the level of the whole model, or from the model without a head.
-fn hub_names(files: &TensorFiles) -> Result<TensorFiles, String> {
-    const CHANGES: &[(&str, &str)] = &[
-        ("vision_model.", "model.vision_model."),
-        ("connector.", "model.connector."),
-        ("text_model.", "model.text_model."),
-    ];
-    let name = |name: &str| Some(with_beginning(name, CHANGES));
-    files.renamed(&name).map_err(|e| e.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_told_apart() {
-        for (version, shifted) in [
-            ("4.57.6", true),
-            ("4.55.0.dev0", true),
-            ("4.54.1", false),
-            ("5.0.0", false),
-            ("", false),
-        ] {
-            assert_eq!(is_shifted(Some(&json!(version))), shifted, "{version}");
-        }
-        assert!(!is_shifted(None));
-    }
 }

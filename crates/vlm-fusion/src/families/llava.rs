@@ -6,7 +6,7 @@ use vlm_encoders::{Fields, Nested};
 use vlm_nn::Activation;
 use vlm_store::TensorFiles;
 
-use super::{Family, hub_names, image_token, section, settle_head, tied};
+use super::{Family, image_token, names, section, settle_head, tied};
 use crate::GenerativeSpec;
 use crate::fuse::{FusionConfig, MlpConfig};
 use crate::spec::Reading;
@@ -23,7 +23,7 @@ pub fn parse(mut fields: Fields, files: &TensorFiles) -> Result<Family, String> 
     });
     let vision = section(&mut fields, "vision_config", usual)?;
     let text = section(&mut fields, "text_config", json!({}))?;
-    let files = hub_names(files, &vision)?;
+    let files = names::of_llava(files, &vision)?;
     let vision = Nested::vision(vision, "clip_vision_model", &files, "vision_tower.")?;
     let head = "language_model.lm_head.";
     let mut text = Nested::text(text, "llama", &files, "language_model.model.", head)?;
@@ -72,7 +72,7 @@ pub fn skip_first(fields: &mut Fields) -> Result<bool, String> {
 pub fn depths(fields: &mut Fields, layers: usize) -> Result<Vec<usize>, String> {
     let value = fields.take("vision_feature_layer").unwrap_or_else(|| json!(-2));
     let list = match &value {
-        Value::Array(list) if !list.is_empty() => list.clone(),
+        Value::Array(list) if (1..=64).contains(&list.len()) => list.clone(),
         one => vec![one.clone()],
     };
     let depth = |value: &Value| {

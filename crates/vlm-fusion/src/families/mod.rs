@@ -2,8 +2,11 @@
 
 mod idefics3;
 pub mod llava;
+mod names;
 pub mod own;
 mod paligemma;
+#[cfg(test)]
+mod published;
 
 use serde_json::{Map, Value};
 use vlm_encoders::{Fields, HeadSpec, Nested, TextSpec, VisionSpec};
@@ -86,8 +89,19 @@ fn section(fields: &mut Fields, key: &str, usual: Value) -> Result<Map<String, V
 fn settle_head(text: &mut Nested<TextSpec>, whole: Option<bool>, in_file: bool) {
     let tied = text.spec.head.is_some_and(|head| head.tied);
     let tied = tied || (!in_file && whole == Some(true));
-    // The head is that of the larger class, which does not bend logits as Gemma 2's own does.
+    // transformers from 4.52 on has the head in the larger class, which bends no logits; that of
+    // PaliGemma does.
     text.spec.head = Some(HeadSpec { tied, softcap: None });
+}
+
+/// Whether the configuration was written by a version of transformers 4 from this minor one on.
+///
+/// Some of these compute something else than those before and after; a folder then computes what
+/// its writer computed.
+fn written_by(fields: &Fields, from: u32) -> bool {
+    let version = fields.peek("transformers_version").and_then(Value::as_str).unwrap_or_default();
+    let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    numbers.next() == Some(4) && numbers.next().is_some_and(|minor| minor >= from)
 }
 
 /// What the whole configuration says of tied heads.
@@ -101,35 +115,23 @@ fn tied(fields: &mut Fields) -> Result<Option<bool>, String> {
     }
 }
 
-/// A name that begins with one of the old beginnings, with the new one in its place.
-fn with_beginning(name: &str, changes: &[(&str, &str)]) -> String {
-    let found = changes.iter().find_map(|(old, new)| Some((name.strip_prefix(old)?, *new)));
-    match found {
-        Some((rest, new)) => format!("{new}{rest}"),
-        None => name.to_owned(),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The names of LLaVA and PaliGemma in the hub for those that transformers has in memory.
-///
-/// The images towers of CLIP and SigLIP have lost a level there.
-fn hub_names(files: &TensorFiles, vision: &Map<String, Value>) -> Result<TensorFiles, String> {
-    const CHANGES: &[(&str, &str)] = &[
-        ("model.language_model.", "language_model.model."),
-        ("model.vision_tower.", "vision_tower."),
-        ("model.multi_modal_projector.", "multi_modal_projector."),
-        ("lm_head.", "language_model.lm_head."),
-    ];
-    let kind = vision.get("model_type").and_then(Value::as_str).unwrap_or("clip_vision_model");
-    let deep = ["clip_vision_model", "siglip_vision_model"].contains(&kind);
-    let name = |name: &str| {
-        let name = with_beginning(name, CHANGES);
-        let flat =
-            name.strip_prefix("vision_tower.").filter(|rest| !rest.starts_with("vision_model."));
-        Some(match flat.filter(|_| deep) {
-            Some(rest) => format!("vision_tower.vision_model.{rest}"),
-            None => name,
-        })
-    };
-    files.renamed(&name).map_err(|e| e.to_string())
+    #[test]
+    fn versions_are_told_apart() {
+        for (version, by) in [
+            ("4.57.6", true),
+            ("4.55.0.dev0", true),
+            ("4.54.1", false),
+            ("5.0.0", false),
+            ("", false),
+        ] {
+            let config = serde_json::json!({ "transformers_version": version });
+            let Value::Object(map) = config else { unreachable!("an object") };
+            assert_eq!(written_by(&Fields::new(map, ""), 55), by, "{version}");
+        }
+        assert!(!written_by(&Fields::new(Map::new(), ""), 55));
+    }
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use vlm_encoders::{Fields, Nested};
 use vlm_store::TensorFiles;
 
-use super::{Family, hub_names, image_token, section, settle_head, tied};
+use super::{Family, image_token, names, section, settle_head, tied, written_by};
 use crate::GenerativeSpec;
 use crate::fuse::{FusionConfig, LinearConfig};
 use crate::spec::Reading;
@@ -31,11 +31,16 @@ pub fn parse(mut fields: Fields, files: &TensorFiles) -> Result<Family, String> 
     let mut both = Fields::new(text, "text_config.");
     let prefix = both.flag("use_bidirectional_attention", true)?;
     text = both.into_map();
-    let files = hub_names(files, &vision)?;
+    let files = names::of_llava(files, &vision)?;
     let vision = Nested::vision(vision, "siglip_vision_model", &files, "vision_tower.")?;
     let head = "language_model.lm_head.";
     let mut text = Nested::text(text, "gemma", &files, "language_model.model.", head)?;
+    let softcap = text.spec.head.and_then(|head| head.softcap);
     settle_head(&mut text, tied(&mut fields)?, files.shape(&format!("{head}weight")).is_some());
+    // Of Gemma 2; from 4.52 to 4.57 transformers forgot it.
+    if let Some(head) = text.spec.head.as_mut().filter(|_| !written_by(&fields, 52)) {
+        head.softcap = softcap;
+    }
     let width = text.spec.shape.width;
     let projected = fields.size("projection_dim", 2048)?;
     if projected != width {

@@ -81,6 +81,12 @@ impl Processor {
         }
     }
 
+    /// How many tokens pictures take at least.
+    pub fn least(&self, spec: &GenerativeSpec, pictures: &[Place]) -> usize {
+        let one = |place: &Place| place.pieces().saturating_mul(self.tokens(spec, place.size));
+        pictures.iter().map(one).fold(0, usize::saturating_add)
+    }
+
     /// A text with as many tokens for each picture as it takes; the text has a place for each.
     pub fn expand(&self, text: &str, spec: &GenerativeSpec, pictures: &[Place]) -> String {
         let mut parts = text.split(&self.token);
