@@ -2,10 +2,11 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use vlm_nn::Pass;
-use vlm_nn::ops::cross_entropy;
+use vlm_nn::ops::{MASKED, cross_entropy};
 
 use super::pack::{Row, mask};
 use crate::decode::Decode;
+use crate::fuse::Question;
 use crate::{Error, GenerativeModel};
 
 /// Pictures of one height and width, as the fusion takes them.
@@ -36,7 +37,8 @@ impl GenerativeModel {
         let tokens = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
         let ids: Vec<i64> = rows.iter().flat_map(|row| filled(&row.ids, 0, tokens)).collect();
         let pictures = pictures.map(|seen| {
-            let rows = self.fuse(seen.states, seen.size);
+            let question = self.reads_question().then(|| self.questions(rows, &seen));
+            let rows = self.fuse(seen.states, seen.size, question);
             let [pictures, each, width] = rows.dims();
             rows.reshape([pictures * each, width])
         });
@@ -62,6 +64,34 @@ impl GenerativeModel {
         let logits = self.text.logits(states.select(0, places).reshape([1, answers, width]));
         let vocabulary = logits.dims()[2];
         Ok(logits.reshape([answers, vocabulary]))
+    }
+
+    /// What is asked of each picture, for a fusion that reads it: the row's text up to its first
+    /// answer, as in a prompt.
+    fn questions(&self, rows: &[Row], seen: &Seen) -> Question {
+        let device = self.device();
+        let image = |id: &&i64| **id == self.image_token();
+        let of_row = |row: &Row| row.ids.iter().filter(image).count();
+        let all: usize = rows.iter().map(of_row).sum();
+        let each = (all / seen.states.dims()[0].max(1)).max(1);
+        let texts: Vec<Vec<i64>> = rows
+            .iter()
+            .flat_map(|row| {
+                let end = row.answers.first().map_or(row.ids.len(), |(place, _)| place + 1);
+                let text = row.ids[..end].iter().filter(|id| !image(id)).copied().collect();
+                std::iter::repeat_n(text, of_row(row) / each)
+            })
+            .collect();
+        let tokens = texts.iter().map(Vec::len).max().unwrap_or(0);
+        let shape = [texts.len(), tokens];
+        let ids: Vec<i64> = texts.iter().flat_map(|text| filled(text, 0, tokens)).collect();
+        let hidden = |text: &Vec<i64>| {
+            (0..tokens).map(|i| if i < text.len() { 0.0 } else { MASKED }).collect::<Vec<f32>>()
+        };
+        let mask: Vec<f32> = texts.iter().flat_map(hidden).collect();
+        let rows = self.text.look_up(Tensor::from_data(TensorData::new(ids, shape), &device));
+        let mask = TensorData::new(mask, [texts.len(), 1, tokens]);
+        (rows, Some(Tensor::from_data(mask, &device)))
     }
 }
 

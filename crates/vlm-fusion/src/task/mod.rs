@@ -141,7 +141,8 @@ impl GenerativeTask {
 
     fn pack(&self) -> usize {
         // What sees the question before it answers cannot be shared by several.
-        match self.folder.model.prefix() {
+        let model = &self.folder.model;
+        match model.prefix() || model.reads_question() {
             true => 1,
             false => self.config.pack.unwrap_or(PACK),
         }
