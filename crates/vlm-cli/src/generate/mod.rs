@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     image: Vec<PathBuf>,
     /// What the model is told. A model with a chat template gets it as the user's message, after
-    /// the pictures; a prompt that marks their places itself (<image>) is given as it is.
+    /// the pictures; a prompt that marks their places itself (`<image>`) is given as it is.
     #[arg(long, value_name = "TEXT")]
     prompt: String,
     /// Give the prompt as it is, without the chat template.
