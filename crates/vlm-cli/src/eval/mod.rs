@@ -2,7 +2,7 @@
 
 mod few_label;
 mod few_table;
-mod generated;
+pub mod generated;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use crate::output::{self, Usage};
 /// Arguments of `vlm eval`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The model folder; not of vqa, caption and boxes, which score --predictions.
+    /// The model folder; vqa, caption and boxes can score --predictions in its place.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// A shipped set (emoji), a caption file or a folder; NAME:SPLIT picks a split, otherwise it is
@@ -93,12 +93,10 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     };
     if let Some(task) = generated {
         args.few.refuse()?;
-        let given = [("--model", args.model.is_some()), ("--templates", args.templates.is_given())];
-        if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
-            let reason = format!("{name} is not of this task, which scores --predictions");
-            return Err(Usage(reason).into());
+        if args.templates.is_given() {
+            return Err(Usage("--templates is not of this task".into()).into());
         }
-        return generated::run(args, task);
+        return generated::run(args, task, device);
     }
     args.generated.refuse()?;
     let templates = args.templates.read()?;

@@ -4,12 +4,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Error, Result};
-use vlm_datasets::Conversations;
+use vlm_datasets::{Conversation, Conversations};
 use vlm_fusion::GenerativeFolder;
+use vlm_fusion::metrics::{Expected, Table, Task, table};
 use vlm_fusion::task::{Batching, GenerativeConfig, GenerativeTask, Part};
+use vlm_train::Card;
 
 use super::joined::{Pace, features_of};
 use super::{Facts, Run};
+use crate::eval::generated;
 use crate::output;
 use crate::report;
 
@@ -22,6 +25,11 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
         Ok::<_, Error>(data)
     };
     let data = open(&config.data.train, "train")?;
+    let evals = config
+        .eval
+        .iter()
+        .map(|eval| Ok((eval, open(&eval.data, "test")?)))
+        .collect::<Result<Vec<_>>>()?;
     let validation = config.data.val.as_ref().map(|name| open(name, "val")).transpose()?;
     let (folder, source) = match (&generative.from, &generative.assemble) {
         (Some(dir), _) => (GenerativeFolder::open(dir, device)?, dir),
@@ -46,6 +54,16 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
     let Some(trained) = run.train(&task, model, task.samples())? else {
         return Ok(ExitCode::from(130));
     };
+    // Measured as others will use it: from the folder on disk.
+    let model = trained.run.model();
+    let mut measured = Vec::new();
+    if !evals.is_empty() {
+        let folder = GenerativeFolder::open(&model, device)?;
+        for (eval, data) in &evals {
+            let asked = Asked::new(&folder, &model, data, generative)?;
+            measured.push((eval, asked));
+        }
+    }
     let mut report = report::beginning(&trained.run, config, facts);
     report::curves(
         &trained.run,
@@ -57,7 +75,75 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
             ("Learning rate", "", &[("train", "lr")]),
         ],
     )?;
-    run.finish(&trained, Vec::new(), &report.render(), &[])
+    let (mut metrics, mut lines) = (Vec::new(), Vec::new());
+    for (eval, asked) in &measured {
+        for table in &asked.tables {
+            metrics.extend(asked.metrics(&eval.name, table));
+            lines.extend(generated::lines(&eval.data, table));
+        }
+        let note = "Asked, and what the model said; green is right.";
+        report.gallery(&format!("Answers: {}", eval.name), note, &asked.cards()?);
+    }
+    run.finish(&trained, metrics, &report.render(), &lines)
+}
+
+/// What a model said to a set.
+struct Asked<'a> {
+    samples: Vec<&'a Conversation>,
+    said: Vec<String>,
+    tables: Vec<Table>,
+}
+
+/// Samples of an `[[eval]]` that the report shows.
+const SHOWN: usize = 48;
+/// Tokens of an answer at most.
+const ANSWER: usize = 48;
+
+impl<'a> Asked<'a> {
+    fn new(
+        folder: &GenerativeFolder,
+        dir: &Path,
+        data: &'a Conversations,
+        generative: &GenerativeConfig,
+    ) -> Result<Self> {
+        let (mut all, mut texts, mut tables) = (Vec::new(), Vec::new(), Vec::new());
+        for task in [Task::Vqa, Task::Caption, Task::Boxes] {
+            let chosen = generated::chosen(data, task);
+            if chosen.is_empty() {
+                continue;
+            }
+            let samples: Vec<&Conversation> = chosen.iter().map(|i| &data.samples[*i]).collect();
+            let said = generated::answers(folder, dir, &samples, generative.telling(), ANSWER)?;
+            let expected: Vec<Expected> = samples.iter().map(|s| Expected::from(*s)).collect();
+            tables.push(table(task, &said, &expected));
+            all.extend(samples);
+            texts.extend(said);
+        }
+        Ok(Asked { samples: all, said: texts, tables })
+    }
+
+    /// The measures over all kinds, by name.
+    fn metrics(&self, name: &str, table: &Table) -> Vec<(String, f64)> {
+        let Some(row) = table.rows.first() else { return Vec::new() };
+        row.measures.iter().map(|(k, v)| (format!("{name}_{k}"), *v)).collect()
+    }
+
+    fn cards(&self) -> Result<Vec<Card>> {
+        let step = (self.samples.len() / SHOWN).max(1);
+        let mut cards = Vec::new();
+        for (sample, said) in self.samples.iter().zip(&self.said).step_by(step).take(SHOWN) {
+            let Some(picture) = sample.pictures.first() else { continue };
+            let right = sample.answers.iter().any(|answer| answer.eq_ignore_ascii_case(said));
+            let wanted = sample.answers.first().cloned().unwrap_or_default();
+            cards.push(Card {
+                image_png: report::thumbnail(picture)?,
+                caption: sample.question().to_owned(),
+                lines: vec![(said.clone(), None, right), (format!("({wanted})"), None, false)],
+                more: Vec::new(),
+            });
+        }
+        Ok(cards)
+    }
 }
 
 fn facts(folder: &GenerativeFolder, generative: &GenerativeConfig) -> Facts {

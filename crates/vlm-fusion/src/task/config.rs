@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::lesson::Telling;
 use crate::assemble::Assembly;
+use crate::spatial::Codec;
 
 /// The `[model.generative]` section of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -21,6 +23,8 @@ pub struct GenerativeConfig {
     pub question: Option<String>,
     /// Whether pictures are left out: what a model knows from the questions alone.
     pub blind: bool,
+    /// How boxes are written in answers; as plain numbers if not given.
+    pub boxes: Option<Codec>,
     /// Conversations about one picture that stand in one row at most; 1 for none beside another.
     pub pack: Option<usize>,
     /// Conversations of one picture that an epoch takes, drawn anew in each; all if not given.
@@ -41,8 +45,8 @@ pub enum Part {
     Text,
 }
 
-/// What pictures are described for.
-const QUESTION: &str = "Describe the picture.";
+/// What is asked of pictures that have captions only.
+pub const QUESTION: &str = "Describe the picture.";
 
 impl GenerativeConfig {
     /// Looks for values that make no sense.
@@ -69,8 +73,9 @@ impl GenerativeConfig {
         }
     }
 
-    /// What is asked where the set does not say.
-    pub fn question(&self) -> &str {
-        self.question.as_deref().unwrap_or(QUESTION)
+    /// How conversations are told to the model.
+    pub fn telling(&self) -> Telling<'_> {
+        let question = self.question.as_deref().unwrap_or(QUESTION);
+        Telling { question, blind: self.blind, boxes: self.boxes.unwrap_or(Codec::Numbers) }
     }
 }

@@ -5,6 +5,7 @@ use vlm_encoders::text::{Content, Message, Part};
 
 use super::pack::Lesson;
 use crate::processor::Place;
+use crate::spatial::{Codec, Located};
 use crate::{Error, GenerativeFolder};
 
 /// How conversations are told to a model.
@@ -14,10 +15,12 @@ pub struct Telling<'a> {
     pub question: &'a str,
     /// Whether its pictures are left out.
     pub blind: bool,
+    /// How boxes are written.
+    pub boxes: Codec,
 }
 
 impl Telling<'_> {
-    fn message(&self, turn: &Turn) -> Message {
+    pub(super) fn message(&self, turn: &Turn) -> Message {
         let text = match turn.role {
             Role::User if turn.text.is_empty() => self.question,
             _ => &turn.text,
@@ -46,8 +49,13 @@ impl GenerativeFolder {
         sizes: &[(usize, usize)],
         telling: Telling<'_>,
     ) -> Result<Lesson, Error> {
-        let messages: Vec<Message> =
+        let mut messages: Vec<Message> =
             conversation.turns.iter().map(|turn| telling.message(turn)).collect();
+        // Where the answer is the boxes, they are written as text.
+        if let Some(last) = messages.last_mut().filter(|_| conversation.answer().is_empty()) {
+            let boxes: Vec<Located> = conversation.boxes.iter().filter_map(Located::of).collect();
+            last.content = Content::Text(telling.boxes.encode(&boxes));
+        }
         let end = self.end_token()?;
         let mut lesson = Lesson::default();
         let mut pictures = sizes.iter().map(|size| Place { size: *size, grid: (0, 0) });
@@ -66,10 +74,7 @@ impl GenerativeFolder {
             let [question, answer] = messages.as_slice() else {
                 return Err(Error::NoTemplate { turns: messages.len() });
             };
-            let marked = match question.content {
-                Content::Parts(_) if sizes.len() == 1 => self.processor.place(&text_of(question)),
-                _ => text_of(&self.as_text(question)),
-            };
+            let marked = self.marked(question, sizes.len());
             let begins = self.processor.begins();
             lesson.push(&self.tokens(&expanded(&marked)?, begins)?, false);
             lesson.push(&self.tokens(&text_of(answer), false)?, true);
@@ -98,6 +103,14 @@ impl GenerativeFolder {
             done = asked.len() + ended;
         }
         self.fits(lesson)
+    }
+
+    /// A question with its pictures marked, for a model without a chat template.
+    pub(super) fn marked(&self, question: &Message, pictures: usize) -> String {
+        match question.content {
+            Content::Parts(_) if pictures == 1 => self.processor.place(&text_of(question)),
+            _ => text_of(&self.as_text(question)),
+        }
     }
 
     /// The token that ends an answer, and how the chat template writes it.

@@ -3,6 +3,7 @@
 //! The loss is on answers only. What a locked image tower says is computed once and kept on disk;
 //! several questions about one picture share it in one row ([`Row`]).
 
+mod ask;
 mod config;
 mod forward;
 mod lesson;
@@ -21,7 +22,8 @@ use vlm_train::{
     BoxError, FeatureCache, Grads, StepReport, Task, Validation, Vectors, stamp, stamp_folder,
 };
 
-pub use config::{GenerativeConfig, Part};
+pub use ask::ask;
+pub use config::{GenerativeConfig, Part, QUESTION};
 pub use forward::{Seen, answers, losses};
 pub use lesson::Telling;
 pub use material::Material;
@@ -93,7 +95,7 @@ impl GenerativeTask {
         let size = folder.images.output_size().ok_or(
             "the pictures of this model's processor have sizes of their own, which cannot be trained here; give image_size",
         )?;
-        let telling = Telling { question: config.question(), blind: config.blind };
+        let telling = config.telling();
         let train = Material::new(data, &folder, size, telling)?;
         let few = validation.map(|data| some(data, config.validate.unwrap_or(VALIDATE)));
         let validation =

@@ -3,14 +3,20 @@
 mod predictions;
 mod sheet;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use burn::tensor::Device;
 use serde::Serialize;
 use vlm_datasets::{Conversation, Conversations};
+use vlm_fusion::GenerativeFolder;
+use vlm_fusion::decode::{GenerationConfig, Sampling};
 use vlm_fusion::metrics::{Expected, Row, Table, Task, table};
+use vlm_fusion::spatial::Codec;
+use vlm_fusion::task::{QUESTION, Telling, ask};
 
 use crate::output::{self, Usage};
+use crate::train::joined::Pace;
 
 /// Arguments of these tasks only.
 #[derive(clap::Args)]
@@ -20,6 +26,21 @@ pub struct Args {
     /// "text": "red"}, where rows count from 1 as in the set, or "id" in the place of "row".
     #[arg(long, value_name = "FILE.jsonl")]
     predictions: Option<PathBuf>,
+    /// With --model: keeps what the model said, in the form of --predictions.
+    #[arg(long, value_name = "FILE.jsonl")]
+    save: Option<PathBuf>,
+    /// With --model: so many samples, spread evenly over the set; all if not given.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// With --model: tokens of an answer at most.
+    #[arg(long, value_name = "N", default_value_t = 48)]
+    max_tokens: usize,
+    /// With --model: leaves the pictures out: what the questions alone give away.
+    #[arg(long)]
+    blind: bool,
+    /// With --model, of captions: what is asked of each picture.
+    #[arg(long, value_name = "TEXT", default_value = QUESTION)]
+    question: String,
     /// Of boxes: draws the first pictures with the true boxes and those that were said.
     #[arg(long, value_name = "FILE.png")]
     draw: Option<PathBuf>,
@@ -31,8 +52,14 @@ impl Args {
     /// # Errors
     /// If one is given.
     pub fn refuse(&self) -> Result<()> {
-        if self.predictions.is_some() {
-            return Err(Usage("--predictions is only of --task vqa, caption, boxes".into()).into());
+        let given = [
+            ("--predictions", self.predictions.is_some()),
+            ("--save", self.save.is_some()),
+            ("--limit", self.limit.is_some()),
+            ("--blind", self.blind),
+        ];
+        if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
+            return Err(Usage(format!("{name} is only of --task vqa, caption, boxes")).into());
         }
         match self.draw {
             Some(_) => Err(Usage("--draw is only of --task boxes".into()).into()),
@@ -49,21 +76,25 @@ struct Document<'a> {
     table: &'a Table,
 }
 
-/// Measures a file of predictions.
+/// Measures a model, or a file of what one said.
 ///
 /// # Errors
 /// If the set has nothing of the task, or the predictions do not fit it.
-pub fn run(all: &super::Args, task: Task) -> Result<()> {
+pub fn run(all: &super::Args, task: Task, device: &Device) -> Result<()> {
     let args = &all.generated;
     if args.draw.is_some() && task != Task::Boxes {
         return Err(Usage("--draw is only of --task boxes".into()).into());
     }
-    let Some(predictions) = &args.predictions else {
-        let reason = format!("--task {} needs --predictions, what a model said", task.name());
-        return Err(Usage(reason).into());
-    };
+    match (&args.predictions, &all.model) {
+        (Some(_), None) | (None, Some(_)) => {}
+        _ => {
+            let reason = format!("--task {} needs --model or --predictions", task.name());
+            return Err(Usage(reason).into());
+        }
+    }
     let data = Conversations::open(&all.data, "test")?;
-    let chosen = chosen(&data, task);
+    data.notes.iter().for_each(|note| output::note(note));
+    let mut chosen = chosen(&data, task);
     if chosen.is_empty() {
         let what = match task {
             Task::Vqa => "questions with an answer",
@@ -72,8 +103,25 @@ pub fn run(all: &super::Args, task: Task) -> Result<()> {
         };
         bail!("{}: no {what} in it; choose another set or task", all.data);
     }
-    let said = predictions::read(predictions, &data, &chosen)?;
+    if let (Some(limit), Some(_)) = (args.limit, &all.model) {
+        let (count, of) = (limit.clamp(1, chosen.len()), chosen.len());
+        chosen = (0..count).map(|i| chosen[i * of / count]).collect();
+    }
     let samples: Vec<&Conversation> = chosen.iter().map(|i| &data.samples[*i]).collect();
+    let said = match (&args.predictions, &all.model) {
+        (Some(predictions), _) => predictions::read(predictions, &data, &chosen)?,
+        (None, model) => {
+            let model = model.as_deref().unwrap_or(Path::new("."));
+            let folder = GenerativeFolder::open(model, device)?;
+            let telling =
+                Telling { question: &args.question, blind: args.blind, boxes: Codec::Numbers };
+            let said = answers(&folder, model, &samples, telling, args.max_tokens)?;
+            if let Some(path) = &args.save {
+                predictions::write(path, &chosen, &said)?;
+            }
+            said
+        }
+    };
     let expected: Vec<Expected> = samples.iter().map(|sample| Expected::from(*sample)).collect();
     let table = table(task, &said, &expected);
     if let Some(path) = &args.draw {
@@ -87,6 +135,24 @@ pub fn run(all: &super::Args, task: Task) -> Result<()> {
         output::line(&line)?;
     }
     Ok(())
+}
+
+/// What a model says to each sample, with the progress on stderr.
+///
+/// # Errors
+/// If a picture cannot be read, or a sample cannot be put to the model.
+pub fn answers(
+    folder: &GenerativeFolder,
+    dir: &Path,
+    samples: &[&Conversation],
+    telling: Telling<'_>,
+    max_tokens: usize,
+) -> Result<Vec<String>> {
+    let eos = GenerationConfig::read(dir)?.eos;
+    let sampling = Sampling { eos, max_tokens, ..Sampling::default() };
+    let pace = Pace::default();
+    let all = samples.len();
+    Ok(ask(folder, samples, telling, &sampling, &mut |heard| pace.tell("answers", heard, all))?)
 }
 
 /// The samples that a task is about: captions are answers to no question, boxes answers without

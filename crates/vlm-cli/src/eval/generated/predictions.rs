@@ -22,6 +22,18 @@ enum Id {
     Number(u64),
 }
 
+/// Writes what was said to each of the `chosen` samples.
+///
+/// # Errors
+/// What the operating system reports.
+pub fn write(path: &Path, chosen: &[usize], said: &[String]) -> Result<()> {
+    let mut text = String::new();
+    for (row, said) in chosen.iter().zip(said) {
+        text += &format!("{}\n", serde_json::json!({ "row": row + 1, "text": said }));
+    }
+    Ok(vlm_store::write_file(path, &mut |w| w.write_all(text.as_bytes()))?)
+}
+
 /// What was said to each of the `chosen` samples. Lines of other samples are passed over, so that
 /// one file can hold what was said to all.
 ///
