@@ -48,7 +48,7 @@ enum Command {
     /// Name what pictures show, choosing among labels the model was never trained on.
     ZeroShot(zero_shot::Args),
     /// Measure a model on a whole data set.
-    Eval(eval::Args),
+    Eval(Box<eval::Args>),
     /// Print or save the features of pictures or texts.
     Embed(embed::Args),
     /// Find the pictures of a folder that fit a text, once and without an index.

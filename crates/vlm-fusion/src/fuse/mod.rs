@@ -29,6 +29,7 @@
 pub mod co_attention;
 mod config;
 mod connection;
+mod fit;
 pub mod gated;
 mod gated_text;
 pub mod linear;
@@ -45,6 +46,7 @@ mod start;
 pub use co_attention::{CoAttention, CoAttentionConfig, CoAttentionFusion, CoStyle};
 pub use config::FusionConfig;
 pub use connection::Connection;
+pub(crate) use fit::rms;
 pub use gated::{GatedBlocks, GatedConfig, GatedFusion, Memory, Recent};
 pub use gated_text::GatedText;
 pub use linear::{LinearConfig, LinearFusion};

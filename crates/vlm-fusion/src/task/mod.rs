@@ -30,6 +30,7 @@ pub use material::Material;
 pub use pack::{Lesson, Row};
 
 use crate::decode::Decode;
+use crate::fuse::rms;
 use crate::{GenerativeFolder, GenerativeModel};
 
 /// Pictures that a locked tower looks at together.
@@ -128,6 +129,7 @@ impl GenerativeTask {
                 *seen = of_validation;
             }
         }
+        task.fit();
         let model = task.trained_parts(task.folder.model.clone().train());
         Ok((task, model))
     }
@@ -165,6 +167,22 @@ impl GenerativeTask {
             model.text = model.text.no_grad();
         }
         model
+    }
+
+    /// Fits the start of a new fusion to what the locked tower says.
+    fn fit(&mut self) {
+        const TOKENS: usize = 4096;
+        let (Some(seen), Some(_)) = (&self.seen, &self.config.assemble) else { return };
+        let model = &mut self.folder.model;
+        let width = seen.width / self.folder.plan.spec.seen_tokens(self.size);
+        let all = seen.values.len() / width;
+        let step = (all / TOKENS).max(1);
+        let values: Vec<f32> =
+            seen.values.chunks_exact(width).step_by(step).flatten().copied().collect();
+        let shape = [values.len() / width, width];
+        let sample = Tensor::<2>::from_data(TensorData::new(values, shape), &model.device());
+        let length = rms(model.text.tokens.val());
+        model.fusion = model.fusion.clone().fitted(&sample, length);
     }
 
     /// What the locked tower says of picture files.
