@@ -183,3 +183,18 @@ fn a_conversation_that_cannot_go_on() {
     assert_eq!(code, Some(1));
     assert!(text(&errors).contains("the model takes"));
 }
+
+/// A random model speaks of no boxes: the picture is written all the same, and that is said.
+#[test]
+fn a_picture_is_drawn_without_boxes_too() {
+    let sheet = fresh("generate-draw").join("out.png");
+    let mut command = ask("smolvlm", "Where is it?");
+    let output = command.args(["--max-tokens", "4"]).arg("--draw").arg(&sheet).output().unwrap();
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no boxes"));
+    assert_eq!(&fs::read(&sheet).unwrap()[1..4], b"PNG");
+    let mut nothing = vlm();
+    nothing.args(["generate", "--model"]).arg(folder("smolvlm"));
+    let output = nothing.args(["--prompt", "x", "--draw", "x.png"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}

@@ -4,16 +4,21 @@ mod sampling;
 mod say;
 mod speaker;
 
+use std::io::Cursor;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use burn::tensor::{Device, TensorData};
+use image::ImageFormat;
 use serde::Serialize;
+use vlm_encoders::image::RgbImage;
 use vlm_fusion::decode::{Decode, Prompt};
+use vlm_fusion::spatial::{Located, find};
 use vlm_nn::Cache;
-use vlm_store::{Float, TensorSpec, write_tensors};
+use vlm_store::{Float, TensorSpec, write_file, write_tensors};
 
+use crate::boxes::{self, Drawn};
 use crate::output;
 pub use sampling::SamplingArgs;
 pub use say::say;
@@ -41,9 +46,12 @@ pub struct Args {
     #[arg(long, conflicts_with = "json")]
     stream: bool,
     /// Print one JSON document: text, token_ids (with the one that ended the answer),
-    /// prompt_tokens, boxes.
+    /// prompt_tokens, boxes (each with label and box: left, top, right, bottom from 0 to 1).
     #[arg(long)]
     json: bool,
+    /// Draw the boxes of the answer on the first picture.
+    #[arg(long, value_name = "FILE.png", requires = "image")]
+    draw: Option<PathBuf>,
     /// Write the logits at each token of the prompt, `[1, tokens, vocabulary]` under the name
     /// `logits`, and the tokens as `input_ids`.
     #[arg(long, value_name = "FILE.safetensors")]
@@ -58,7 +66,16 @@ struct Document {
     text: String,
     token_ids: Vec<i64>,
     prompt_tokens: usize,
-    boxes: Vec<()>,
+    boxes: Vec<Boxed>,
+}
+
+/// A box that the answer speaks of.
+#[derive(Serialize)]
+struct Boxed {
+    label: Option<String>,
+    /// Left, top, right, bottom, as shares of the picture's width and height.
+    #[serde(rename = "box")]
+    corners: [f64; 4],
 }
 
 /// Answers.
@@ -76,15 +93,49 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
         if args.stream { &mut output::piece } else { &mut |_| Ok(ControlFlow::Continue(())) };
     let mut cache = Cache::new();
     let said = say(&speaker, &mut cache, &prompt, &sampling, &args.sampling.stop, show)?;
+    // Tokens of places may count as special, which the text leaves out.
+    let tokenizer = speaker.tokenizer();
+    let known = |id: &i64| tokenizer.id_to_token(*id).is_some();
+    let ids: Vec<i64> = said.ids.iter().copied().filter(known).collect();
+    let whole = tokenizer.decode_with_special(&ids)?;
+    let found = find(&whole);
+    if let (Some(path), Some(picture)) = (&args.draw, pictures.first()) {
+        draw(path, picture, &found)?;
+    }
     if args.json {
         return output::json(&Document {
             text: said.text,
             token_ids: said.ids,
             prompt_tokens: prompt.ids[0].len(),
-            boxes: Vec::new(),
+            boxes: found
+                .into_iter()
+                .map(|located| Boxed { label: located.label, corners: located.bbox.corners() })
+                .collect(),
         });
     }
     output::line(if args.stream { "" } else { &said.text })
+}
+
+/// Writes the picture with the boxes on it; without boxes it is the picture itself, which is said.
+fn draw(path: &Path, picture: &RgbImage, found: &[Located]) -> Result<()> {
+    let colors = boxes::COLORS.iter().cycle();
+    let drawn: Vec<Drawn> = found
+        .iter()
+        .zip(colors)
+        .map(|(located, color)| Drawn {
+            bbox: located.bbox,
+            label: located.label.clone().unwrap_or_default(),
+            color: *color,
+        })
+        .collect();
+    if drawn.is_empty() {
+        output::note("the answer has no boxes; the picture is written without any");
+    }
+    let sheet = boxes::draw(picture, &drawn)?;
+    let mut png = Cursor::new(Vec::new());
+    sheet.write_to(&mut png, ImageFormat::Png).with_context(|| path.display().to_string())?;
+    let png = png.into_inner();
+    Ok(write_file(path, &mut |w| w.write_all(&png))?)
 }
 
 /// What the model holds likely after each token of the prompt.
