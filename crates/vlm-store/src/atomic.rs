@@ -25,10 +25,7 @@ pub fn write_file(
         };
         return attempt().map_err(Error::io(path));
     }
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
+    let dir = parent_of(path);
     let mut attempt = || {
         let temporary = tempfile::Builder::new()
             .prefix(".writing-")
@@ -61,6 +58,26 @@ impl NewFilePermissions for tempfile::Builder<'_, '_> {
     }
 }
 
+/// The folder that something lies in; a bare name lies in the one the program runs in.
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// The first of `PATH.old`, `PATH.old2` and so on that nothing has: what stands under such a name
+/// may be somebody's.
+fn aside(path: &Path) -> PathBuf {
+    let name = |number: usize| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(if number == 1 { ".old".to_owned() } else { format!(".old{number}") });
+        PathBuf::from(name)
+    };
+    let free = (1..).map(name).find(|path| !path.exists());
+    free.unwrap_or_else(|| name(1))
+}
+
 /// A folder's own entry list is data too: without this a rename may not survive a power cut.
 fn sync_dir(dir: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
@@ -79,12 +96,14 @@ pub struct StagedDir {
 }
 
 impl StagedDir {
-    /// Starts a folder that is to become `target`, in `target`'s parent folder.
+    /// Starts a folder that is to become `target`, in `target`'s parent folder, which is made if it
+    /// is missing.
     ///
     /// # Errors
     /// What the operating system reports.
     pub fn new(target: &Path) -> Result<Self, Error> {
-        let parent = target.parent().unwrap_or(Path::new("."));
+        let parent = parent_of(target);
+        fs::create_dir_all(parent).map_err(Error::io(target))?;
         let staged = tempfile::Builder::new()
             .prefix(".writing-")
             .tempdir_in(parent)
@@ -113,16 +132,13 @@ impl StagedDir {
                 use std::os::unix::fs::PermissionsExt;
                 fs::set_permissions(self.staged.path(), fs::Permissions::from_mode(0o755))?;
             }
-            let mut old = self.target.as_os_str().to_owned();
-            old.push(".old");
-            let old = PathBuf::from(old);
+            let old = aside(&self.target);
             let replaces = self.target.exists();
             if replaces {
-                let _ = fs::remove_dir_all(&old);
                 fs::rename(&self.target, &old)?;
             }
             fs::rename(self.staged.path(), &self.target)?;
-            sync_dir(self.target.parent().unwrap_or(Path::new(".")))?;
+            sync_dir(parent_of(&self.target))?;
             if replaces {
                 fs::remove_dir_all(&old)?;
             }
@@ -154,6 +170,16 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
+    #[test]
+    fn a_bare_name_lies_where_the_program_runs() {
+        assert_eq!(parent_of(Path::new("model")), Path::new("."));
+        assert_eq!(parent_of(Path::new("runs/model")), Path::new("runs"));
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("not/there/model");
+        StagedDir::new(&deep).unwrap().commit().unwrap();
+        assert!(deep.is_dir());
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn a_device_is_written_to_and_stays_one() {
@@ -177,6 +203,10 @@ mod tests {
             staged.commit().unwrap();
             assert_eq!(fs::read_to_string(target.join("f")).unwrap(), content);
         }
+        // Somebody else's folder of the name that the old one gets for a moment.
+        fs::create_dir(dir.path().join("model.old")).unwrap();
+        StagedDir::new(&target).unwrap().commit().unwrap();
+        fs::remove_dir(dir.path().join("model.old")).unwrap();
         drop(StagedDir::new(&target).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "leftovers");
     }
