@@ -1,7 +1,8 @@
 //! Conversations as rows of tokens, of which some are learned.
 
-use burn::tensor::{Device, Tensor, TensorData};
-use vlm_nn::ops::MASKED;
+use burn::tensor::{Device, Tensor};
+
+use crate::masks::{Sight, Token, padding};
 
 /// The tokens of a conversation, and which of them are learned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl Row {
 /// Who sees whom in rows that are filled up to `tokens` places on the right; `None` where being
 /// causal says it all. `prefix` tells for each row how many tokens see each other both ways.
 ///
-/// Returns `[rows, tokens, tokens]`, 0 where seen and [`MASKED`] where not.
+/// Returns `[rows, tokens, tokens]`, 0 where seen and [`MASKED`](vlm_nn::ops::MASKED) where not.
 pub fn mask(
     rows: &[Row],
     prefix: Option<&[usize]>,
@@ -99,23 +100,18 @@ pub fn mask(
     if prefix.is_none() && !rows.iter().any(Row::packed) {
         return None;
     }
-    let mut values = vec![0f32; rows.len() * tokens * tokens];
-    for (number, (row, values)) in rows.iter().zip(values.chunks_mut(tokens * tokens)).enumerate() {
+    let tokens_of = |(number, row): (usize, &Row)| {
         let both = prefix.map_or(0, |prefix| prefix[number]);
-        // What fills up belongs to no conversation, and is seen by none.
-        let part = |place: usize| row.part.get(place).copied().unwrap_or(u32::MAX);
-        for query in 0..tokens {
-            for key in 0..tokens {
-                let before = key <= query || (query < both && key < both);
-                let kin = part(key) == 0 || part(key) == part(query);
-                if !(before && kin) {
-                    values[query * tokens + key] = MASKED;
-                }
-            }
-        }
-    }
-    let shape = [rows.len(), tokens, tokens];
-    Some(Tensor::from_data(TensorData::new(values, shape), device))
+        let token = |(part, position): (&u32, &usize)| Token {
+            part: Some(*part as usize),
+            turn: (position + 1).saturating_sub(both),
+        };
+        let mut all: Vec<Token> = row.part.iter().zip(&row.positions).map(token).collect();
+        all.extend(padding(tokens - all.len()));
+        all
+    };
+    let all: Vec<Vec<Token>> = rows.iter().enumerate().map(tokens_of).collect();
+    Sight::among(&all).mask(device)
 }
 
 #[cfg(test)]
