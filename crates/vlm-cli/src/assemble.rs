@@ -9,6 +9,7 @@ use vlm_fusion::Assembly;
 use vlm_fusion::fuse::{FusionConfig, count};
 use vlm_store::StagedDir;
 
+use crate::config::set;
 use crate::output::{self, Usage};
 
 /// Arguments of `vlm assemble`.
@@ -85,14 +86,7 @@ fn fusion(kind: &str, settings: &[String]) -> Result<FusionConfig> {
     let mut fields = toml::Table::new();
     fields.insert("kind".into(), kind.into());
     for setting in settings {
-        let (key, value) = setting
-            .split_once('=')
-            .ok_or_else(|| Usage(format!("--set {setting}: write key=value, such as pool=2")))?;
-        let value = toml::from_str::<toml::Table>(&format!("x = {value}"))
-            .ok()
-            .and_then(|mut parsed| parsed.remove("x"))
-            .unwrap_or_else(|| value.into());
-        fields.insert(key.trim().into(), value);
+        set(&mut fields, setting).map_err(|e| Usage(format!("--set {setting}: {e}")))?;
     }
     let config: FusionConfig = fields
         .try_into()

@@ -207,7 +207,7 @@ fn one_line(error: &toml::de::Error) -> String {
 }
 
 /// Applies `a.b.c=value`; the value is TOML, or a string if it is not.
-fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
+pub fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
     let (key, value) =
         setting.split_once('=').context("write key=value, such as train.epochs=3")?;
     let value = toml::from_str::<toml::Table>(&format!("x = {value}"))

@@ -38,6 +38,34 @@ pub struct AttentionConfig {
     pub head_norm: Option<(NormKind, f64)>,
 }
 
+impl AttentionConfig {
+    /// Every query sees every key: no order, no positions, as many key/value heads as query heads,
+    /// `bias` on all maps or on none.
+    pub fn plain(
+        width: usize,
+        context_width: usize,
+        heads: usize,
+        head_dim: usize,
+        bias: bool,
+    ) -> Self {
+        AttentionConfig {
+            width,
+            context_width,
+            heads,
+            kv_heads: heads,
+            head_dim,
+            qkv_bias: bias,
+            out_bias: bias,
+            causal: false,
+            window: None,
+            rotary: None,
+            scale: None,
+            softcap: None,
+            head_norm: None,
+        }
+    }
+}
+
 /// Scaled dot-product attention with learned maps before and after.
 #[derive(Module, Debug)]
 pub struct Attention {

@@ -111,21 +111,8 @@ pub struct AttentionPool {
 
 impl AttentionPool {
     fn new(block: &BlockConfig, device: &Device) -> Self {
-        let attention = AttentionConfig {
-            width: block.width,
-            context_width: block.width,
-            heads: block.heads,
-            kv_heads: block.heads,
-            head_dim: block.width / block.heads,
-            qkv_bias: true,
-            out_bias: true,
-            causal: false,
-            window: None,
-            rotary: None,
-            scale: None,
-            softcap: None,
-            head_norm: None,
-        };
+        let (width, head) = (block.width, block.width / block.heads);
+        let attention = AttentionConfig::plain(width, width, block.heads, head, true);
         AttentionPool {
             probe: blank([block.width], device),
             attention: Attention::new(&attention, device),

@@ -23,21 +23,13 @@ pub struct Connection {
 impl Connection {
     /// A blank connection of the shape of a stream's blocks.
     pub fn new(shape: &BlockConfig, device: &Device) -> Self {
-        let attention = AttentionConfig {
-            width: shape.width,
-            context_width: shape.width,
-            heads: shape.heads,
-            kv_heads: shape.heads,
-            head_dim: shape.width / shape.heads,
-            qkv_bias: true,
-            out_bias: true,
-            causal: false,
-            window: None,
-            rotary: None,
-            scale: None,
-            softcap: None,
-            head_norm: None,
-        };
+        let attention = AttentionConfig::plain(
+            shape.width,
+            shape.width,
+            shape.heads,
+            shape.width / shape.heads,
+            true,
+        );
         let norm = || Norm::new(shape.norm, shape.width, shape.eps, device);
         let (inner, activation) = (shape.inner, shape.activation);
         Connection {

@@ -91,21 +91,8 @@ pub struct GatedBlock {
 impl GatedBlock {
     fn new(config: &GatedConfig, vision_width: usize, width: usize, device: &Device) -> Self {
         let norm = || Norm::new(NormKind::Layer, width, 1e-5, device);
-        let attention = AttentionConfig {
-            width,
-            context_width: vision_width,
-            heads: config.heads,
-            kv_heads: config.heads,
-            head_dim: config.head_dim,
-            qkv_bias: false,
-            out_bias: false,
-            causal: false,
-            window: None,
-            rotary: None,
-            scale: None,
-            softcap: None,
-            head_norm: None,
-        };
+        let attention =
+            AttentionConfig::plain(width, vision_width, config.heads, config.head_dim, false);
         let inner = config.inner * width;
         GatedBlock {
             norm1: norm(),

@@ -119,21 +119,13 @@ impl QFormerLayer {
     ) -> Self {
         let width = config.width;
         let attention = |context_width| {
-            let config = AttentionConfig {
+            let config = AttentionConfig::plain(
                 width,
                 context_width,
-                heads: config.heads,
-                kv_heads: config.heads,
-                head_dim: width / config.heads,
-                qkv_bias: true,
-                out_bias: true,
-                causal: false,
-                window: None,
-                rotary: None,
-                scale: None,
-                softcap: None,
-                head_norm: None,
-            };
+                config.heads,
+                width / config.heads,
+                true,
+            );
             Attention::new(&config, device)
         };
         let norm = || Norm::new(NormKind::Layer, width, EPS, device);

@@ -120,19 +120,8 @@ impl Resampler {
         };
         let norm = || Norm::new(kind, width, eps, device);
         let attention = AttentionConfig {
-            width,
-            context_width: width,
-            heads: config.heads,
             kv_heads: config.kv_heads.unwrap_or(config.heads),
-            head_dim: config.head_dim,
-            qkv_bias: false,
-            out_bias: false,
-            causal: false,
-            window: None,
-            rotary: None,
-            scale: None,
-            softcap: None,
-            head_norm: None,
+            ..AttentionConfig::plain(width, width, config.heads, config.head_dim, false)
         };
         let inner = config.inner * width;
         let layer = || ResamplerLayer {
