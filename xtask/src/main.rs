@@ -13,8 +13,10 @@ mod bench;
 mod build;
 mod check;
 mod data;
+mod fusions;
 mod golden;
 mod python;
+mod runs;
 mod seeds;
 mod setup;
 mod shell;
@@ -44,6 +46,7 @@ enum Command {
     Data(data::Args),
     Setup(setup::Args),
     Seeds(seeds::Args),
+    Fusions(fusions::Args),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Data(args) => data::run(&args),
         Command::Setup(args) => setup::run(&args),
         Command::Seeds(args) => seeds::run(&args),
+        Command::Fusions(args) => fusions::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

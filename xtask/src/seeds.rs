@@ -1,13 +1,11 @@
 //! `cargo xtask seeds`.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::Result;
 
 use crate::backend::Backend;
-use crate::{build, shell, train};
+use crate::{runs, train};
 
 /// Train with several seeds and print a table
 ///
@@ -38,41 +36,17 @@ type Metrics = Vec<(String, f64)>;
 /// # Errors
 /// If the build or a run fails, or a run leaves no metrics.
 pub fn run(args: &Args) -> Result<()> {
-    let mut runs = Vec::new();
-    let Some(name) = args.config.file_stem() else {
-        bail!("{}: not the name of a configuration", args.config.display());
-    };
+    let mut all = Vec::new();
+    let name = runs::name(&args.config)?;
     for seed in 1..=args.n {
-        let out = format!("runs/{}-seed-{seed}", name.to_string_lossy());
-        let dir = shell::root().join(&out);
-        let summary = dir.join("summary.json");
-        if summary.exists() {
-            eprintln!("{out}: finished before, not made again; delete it to train anew");
-        } else {
-            let mut vlm = build::program("vlm", args.backend)?;
-            vlm.arg("train").arg(&args.config);
-            vlm.args(["--seed", &seed.to_string(), "--out", &out]);
-            if dir.join("checkpoints").exists() {
-                vlm.arg("--resume");
-            }
-            shell::run(vlm.args(&args.arguments))?;
-        }
-        runs.push(metrics(&summary)?);
+        let mut arguments = vec!["--seed".to_owned(), seed.to_string()];
+        arguments.extend_from_slice(&args.arguments);
+        let out = format!("runs/{name}-seed-{seed}");
+        let summary = runs::trained(&args.config, &out, &arguments, args.backend)?;
+        all.push(runs::metrics(&summary));
     }
-    print!("{}", table(&runs));
+    print!("{}", table(&all));
     Ok(())
-}
-
-fn metrics(summary: &Path) -> Result<Metrics> {
-    let name = summary.display();
-    let text = fs::read_to_string(summary)
-        .with_context(|| format!("{name}: cannot be read; the run did not finish, start again"))?;
-    let value: Value = serde_json::from_str(&text).with_context(|| format!("{name}: not JSON"))?;
-    let Some(metrics) = value["metrics"].as_object() else {
-        bail!("{name}: no `metrics` in it; delete the run's folder and train anew");
-    };
-    let numbers = metrics.iter().filter_map(|(key, value)| Some((key.clone(), value.as_f64()?)));
-    Ok(numbers.collect())
 }
 
 /// One row a metric: mean, then each seed; a dash where a run lacks it.
@@ -119,16 +93,5 @@ mod tests {
             "| metric | mean | seed 1 | seed 2 |\n|---|--:|--:|--:|\n\
              | loss | 1.5000 | 1.0000 | 2.0000 |\n| top | 0.5000 | 0.5000 | – |\n"
         );
-    }
-
-    #[test]
-    fn metrics_come_from_the_summary() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("summary.json");
-        assert!(metrics(&file).unwrap_err().to_string().contains("did not finish"));
-        fs::write(&file, r#"{"metrics":{"a":0.25,"note":"x","b":2}}"#).unwrap();
-        assert_eq!(metrics(&file).unwrap(), [("a".to_owned(), 0.25), ("b".to_owned(), 2.0)]);
-        fs::write(&file, "{}").unwrap();
-        assert!(metrics(&file).unwrap_err().to_string().contains("no `metrics`"));
     }
 }

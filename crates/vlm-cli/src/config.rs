@@ -86,6 +86,9 @@ pub struct EvalConfig {
     pub name: String,
     /// As in `[data]`.
     pub data: String,
+    /// So many samples of conversations, spread evenly over the set; all if not given.
+    #[serde(default)]
+    pub limit: Option<usize>,
     /// What it shows, for the report.
     #[serde(default)]
     pub note: String,
@@ -167,6 +170,11 @@ impl RunConfig {
             && !mean.iter().all(|x| x.is_finite())
         {
             bail!("model.image_mean is {mean:?}; each must be a number");
+        }
+        if self.model.generative.is_none()
+            && let Some(eval) = self.eval.iter().find(|eval| eval.limit.is_some())
+        {
+            bail!("[[eval]] {} has a limit, which only models that speak have", eval.name);
         }
         let mut names = HashSet::new();
         if let Some(eval) = self.eval.iter().find(|eval| !names.insert(eval.name.as_str())) {

@@ -9,6 +9,7 @@ use burn::tensor::Device;
 use vlm_contrastive::JoinedFolder;
 use vlm_encoders::image::RgbImage;
 use vlm_encoders::{Blueprint, Encoder, TextSpec, VisionSpec};
+use vlm_fusion::GenerativeFolder;
 use vlm_store::write_file;
 use vlm_train::{Card, Report, describe};
 
@@ -47,6 +48,9 @@ fn model(dir: &std::path::Path, device: &Device) -> Result<()> {
     if JoinedFolder::is_one(dir) {
         return joined(dir, device);
     }
+    if GenerativeFolder::is_one(dir) {
+        return generative(dir, device);
+    }
     match Encoder::open(dir, device)? {
         Encoder::Vision(folder) => {
             head(dir, folder.plan.model_type(), "image encoder")?;
@@ -81,6 +85,20 @@ fn joined(dir: &std::path::Path, device: &Device) -> Result<()> {
     folder.heads().into_iter().try_for_each(|(name, shape)| tensor(&name, &shape))
 }
 
+/// An image tower, a fusion and a decoder.
+fn generative(dir: &std::path::Path, device: &Device) -> Result<()> {
+    let folder = GenerativeFolder::open(dir, device)?;
+    let (plan, spec) = (&folder.plan, &folder.plan.spec);
+    head(dir, plan.model_type(), "pictures and text in, text out")?;
+    image_tower(&spec.vision)?;
+    let rows = folder.images.output_size().map(|size| folder.rows_of(size));
+    let rows = rows.map(|rows| format!(", {rows} places a picture")).unwrap_or_default();
+    output::line(&format!("fusion       {}{rows}", spec.fusion.kind()))?;
+    text_tower(&spec.text)?;
+    totals(&folder.model)?;
+    plan.tensors(&folder.model).iter().try_for_each(|(name, shape)| tensor(name, shape))
+}
+
 fn shared(dim: usize, scale: f32) -> Result<()> {
     output::line(&format!("shared space {dim} dimensions, logit scale {scale:.2}"))
 }
@@ -113,36 +131,43 @@ fn text_tower(spec: &TextSpec) -> Result<()> {
 }
 
 fn tensors<S, M: Module>(plan: &Blueprint<S>, model: &M) -> Result<()> {
-    for part in describe(model) {
-        output::line(&format!("{:<20} {:>12} values", part.part, part.total))?;
-    }
-    for (name, shape) in plan.tensors(model) {
-        tensor(&name, &shape)?;
-    }
-    Ok(())
+    totals(model)?;
+    plan.tensors(model).iter().try_for_each(|(name, shape)| tensor(name, shape))
+}
+
+fn totals<M: Module>(model: &M) -> Result<()> {
+    let mut parts = describe(model).into_iter();
+    parts.try_for_each(|part| output::line(&format!("{:<20} {:>12} values", part.part, part.total)))
 }
 
 /// What a model sees first.
 pub struct Preview {
     pub pictures: Vec<Seen>,
     pub facts: Facts,
+    /// Why tokens are marked.
+    pub note: &'static str,
 }
+
+/// Of models that make one vector of a text.
+pub const STANDS_FOR: &str =
+    "The marked token is the one that stands for the text; where none is, all do.";
 
 /// A picture and its text after all preparation.
 pub struct Seen {
     pub picture: RgbImage,
     pub caption: String,
     pub tokens: Vec<String>,
-    /// The place of the token that stands for the text, if one does.
-    pub marked: Option<usize>,
+    /// The places of tokens that matter more than others.
+    pub marked: Vec<usize>,
 }
 
-/// The pictures as the model sees them, and the tokens, the pooled one marked.
+/// The pictures as the model sees them, and the tokens.
 fn batch(path: &std::path::Path, args: &Args, device: &Device) -> Result<()> {
     let config = RunConfig::read(path, &args.set)?;
-    let preview = match &config.model.towers {
-        Some(join) => train::joined::preview(&config, join, device)?,
-        None => one(&config, device)?,
+    let preview = match (&config.model.towers, &config.model.generative) {
+        (_, Some(generative)) => train::generative::preview(&config, generative, device)?,
+        (Some(join), None) => train::joined::preview(&config, join, device)?,
+        (None, None) => one(&config, device)?,
     };
     let mut cards = Vec::new();
     for seen in preview.pictures {
@@ -153,17 +178,13 @@ fn batch(path: &std::path::Path, args: &Args, device: &Device) -> Result<()> {
         cards.push(Card {
             image_png: png.into_inner(),
             caption: seen.caption,
-            lines: tokens.map(|(i, token)| (token, None, Some(i) == seen.marked)).collect(),
+            lines: tokens.map(|(i, token)| (token, None, seen.marked.contains(&i))).collect(),
             more: vec![],
         });
     }
     let mut report = Report::new(&format!("The first batch of {}", path.display()));
     report.facts(&preview.facts);
-    report.gallery(
-        "What the model sees",
-        "The marked token is the one that stands for the text; where none is, all do.",
-        &cards,
-    );
+    report.gallery("What the model sees", preview.note, &cards);
     write_file(&args.out, &mut |w| w.write_all(report.render().as_bytes()))?;
     output::line(&args.out.display().to_string())
 }
@@ -183,7 +204,7 @@ fn one(config: &RunConfig, device: &Device) -> Result<Preview> {
             picture: batch.pictures[row].picture(),
             caption: format!("{} ({})", sample.captions[0], sample.image_ref),
             tokens: ids[..=end].iter().map(|id| tokenizer.shown(*id)).collect(),
-            marked: Some(end),
+            marked: vec![end],
         });
     }
     let extra = batch.texts.rows - batch.pictures.len();
@@ -199,5 +220,5 @@ fn one(config: &RunConfig, device: &Device) -> Result<Preview> {
             },
         ),
     ];
-    Ok(Preview { pictures, facts })
+    Ok(Preview { pictures, facts, note: STANDS_FOR })
 }

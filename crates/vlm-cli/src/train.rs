@@ -8,14 +8,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use vlm_contrastive::{ContrastiveTask, Dual, DualEncoder};
 use vlm_datasets::Dataset;
 use vlm_encoders::image::{CLIP_MEAN, CLIP_STD, ImageProcessor};
 use vlm_encoders::text::{Tokenizer, train_clip_bpe};
 use vlm_encoders::{Blueprint, ClipConfig, DualFolder, DualSpec, Start};
 use vlm_store::write_file;
-use vlm_train::{Ending, RunDir, StopFlag, Task, Trainer};
+use vlm_train::{Ending, MetricsLog, RunDir, StopFlag, Task, Trainer, describe, peak_memory};
 
 use crate::config::RunConfig;
 use crate::eval::Measured;
@@ -275,6 +275,11 @@ impl Run<'_> {
             config: record,
             stop: &StopFlag::install()?,
         };
+        let mut cost = Map::new();
+        for part in describe(&model) {
+            let count = json!({ "values": part.total, "trainable": part.trainable });
+            cost.insert(part.part, count);
+        }
         let began = std::time::Instant::now();
         if let Ending::Stopped(step) = trainer.run(task, model, device)? {
             let out = out.display();
@@ -282,7 +287,9 @@ impl Run<'_> {
             return Ok(None);
         }
         let seconds = began.elapsed().as_secs_f64();
-        Ok(Some(Trained { run, seconds }))
+        cost.insert("peak_memory_bytes".into(), json!(peak_memory()));
+        cost.insert("step_seconds".into(), json!(median_step(&run)?));
+        Ok(Some(Trained { run, seconds, cost }))
     }
 
     /// Writes what was measured and says where everything is.
@@ -293,10 +300,11 @@ impl Run<'_> {
         page: &str,
         table: &[String],
     ) -> Result<ExitCode> {
-        let Trained { run, seconds } = trained;
-        let metrics: serde_json::Map<String, serde_json::Value> =
+        let Trained { run, seconds, cost } = trained;
+        let metrics: Map<String, Value> =
             metrics.into_iter().map(|(name, value)| (name, json!(value))).collect();
-        let summary = json!({ "metrics": metrics, "seconds": seconds, "seed": self.config.seed });
+        let seed = self.config.seed;
+        let summary = json!({ "metrics": metrics, "cost": cost, "seconds": seconds, "seed": seed });
         write_file(&run.file("summary.json"), &mut |w| {
             serde_json::to_writer_pretty(w, &summary).map_err(std::io::Error::from)
         })?;
@@ -314,4 +322,16 @@ impl Run<'_> {
 pub(crate) struct Trained {
     run: RunDir,
     seconds: f64,
+    /// What it took, by name.
+    cost: Map<String, Value>,
+}
+
+/// The time of a step in seconds, in the middle of all.
+fn median_step(run: &RunDir) -> Result<Option<f64>> {
+    let records = MetricsLog::read(&run.file("metrics.jsonl"))?;
+    let steps = records.iter().filter(|record| record.kind == "train");
+    let mut seconds: Vec<f64> =
+        steps.filter_map(|record| record.values.get("seconds").copied()).collect();
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds.get(seconds.len() / 2).copied())
 }

@@ -198,3 +198,32 @@ fn a_picture_is_drawn_without_boxes_too() {
     let output = nothing.args(["--prompt", "x", "--draw", "x.png"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn a_folder_and_a_first_step_are_shown() {
+    let said = works(vlm().arg("inspect").arg(folder("llava-dinov2")));
+    for words in ["llava in ", "fusion       mlp, 16 places a picture", "3 layers", "2 layers"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let dir = fresh("inspect-generative");
+    for picture in ["wide.png", "tall.png"] {
+        std::fs::copy(folder(picture), dir.join(picture)).unwrap();
+    }
+    let lines = "{\"image\": \"wide.png\", \"question\": \"what is it\", \"answer\": \"a cat\"}\n\
+                 {\"image\": \"wide.png\", \"question\": \"how many\", \"answer\": \"two\"}\n\
+                 {\"image\": \"tall.png\", \"question\": \"is it red\", \"answer\": \"no\"}\n";
+    std::fs::write(dir.join("train.jsonl"), lines).unwrap();
+    let config = format!(
+        "[data]\ntrain = {:?}\n[model.generative]\nfrom = {:?}\n[batch]\nsize = 2\n",
+        dir.display().to_string(),
+        folder("llava-dinov2").display().to_string()
+    );
+    std::fs::write(dir.join("run.toml"), config).unwrap();
+    let page = dir.join("batch.html");
+    let mut batch = vlm();
+    batch.arg("inspect").arg("--batch").arg(dir.join("run.toml")).arg("--out").arg(&page);
+    works(&mut batch);
+    let html = std::fs::read_to_string(page).unwrap();
+    assert_eq!(html.matches("src=\"data:image/png;base64,").count(), 2);
+    assert!(html.contains("tokens that are learned"));
+}

@@ -73,13 +73,6 @@ impl Assembly {
     /// If a folder cannot be opened or is of another kind, or a choice does not fit.
     pub fn assemble(&self, seed: u64, device: &Device) -> Result<GenerativeFolder, Error> {
         self.fusion.check()?;
-        if matches!(self.fusion, FusionConfig::Gated(_)) {
-            return Err(Error::Fusion {
-                kind: "gated",
-                reason: "stands in no sequence and cannot be assembled yet; take another kind"
-                    .into(),
-            });
-        }
         let vision = self.open_vision(device)?;
         let mut language = self.open_language(device)?;
         let (tokenizer, image_token) =
@@ -139,7 +132,9 @@ impl Assembly {
         let config = self.config(&spec, &vision, &language, layer);
         let mut model = GenerativeModel::new(&spec, device)?;
         let text_width = spec.text.shape.width;
-        model.fusion = Fusion::init(&self.fusion, spec.fused_width(), text_width, seed, device)?;
+        let layers = spec.text.blocks.len();
+        model.fusion =
+            Fusion::init(&self.fusion, spec.fused_width(), text_width, layers, seed, device)?;
         model.vision = vision.model.vision;
         model.text = language.model.text;
         let processor_config = json!({

@@ -8,7 +8,7 @@ use vlm_nn::Pass;
 
 use crate::Error;
 use crate::decode::{Decode, Prompt};
-use crate::fuse::{Fusion, Question};
+use crate::fuse::{Beside, Fusion, GatedBlocks, Question};
 use crate::prompt::Prepared;
 use crate::spec::{GenerativeSpec, Reading};
 
@@ -30,6 +30,8 @@ pub struct GenerativeModel {
     vocabulary: usize,
     prefix: bool,
     reads_question: bool,
+    /// Rows of a picture that stands beside the text.
+    each: usize,
     #[module(skip)]
     reading: Reading,
 }
@@ -43,7 +45,13 @@ impl GenerativeModel {
         let text_width = spec.text.shape.width;
         Ok(GenerativeModel {
             vision: VisionTower::new(&spec.vision, device),
-            fusion: Fusion::new(&spec.fusion, spec.fused_width(), text_width, device)?,
+            fusion: Fusion::new(
+                &spec.fusion,
+                spec.fused_width(),
+                text_width,
+                spec.text.blocks.len(),
+                device,
+            )?,
             text: TextTower::new(&spec.text, device),
             patch: spec.vision.patch,
             divide: spec.divide,
@@ -51,6 +59,7 @@ impl GenerativeModel {
             vocabulary: spec.text.vocabulary,
             prefix: spec.prefix,
             reads_question: spec.fusion.reads_question(),
+            each: spec.fusion.rows_beside(),
             reading: spec.reading.clone(),
         })
     }
@@ -70,6 +79,15 @@ impl GenerativeModel {
         self.reads_question
     }
 
+    /// The blocks that look at pictures beside the text, of a model that has no rows of pictures
+    /// among those of the text.
+    pub fn gates(&self) -> Option<&GatedBlocks> {
+        match &self.fusion {
+            Fusion::Gated(fusion) => Some(&fusion.gates),
+            _ => None,
+        }
+    }
+
     /// What the fusion sees of pictures: `[pictures, channels, height, width]` to
     /// `[pictures, tokens, width]`.
     pub fn look_at(&self, pixels: Tensor<4>) -> Tensor<3> {
@@ -84,7 +102,8 @@ impl GenerativeModel {
     }
 
     /// From what [`look_at`](Self::look_at) gives of pictures of a height and width to rows that
-    /// take the place of tokens' rows, `[pictures, rows, text width]`. A fusion that
+    /// take the place of tokens' rows, `[pictures, rows, text width]`; of [gated](Self::gates)
+    /// cross-attention to what is looked at, `[pictures, rows, vision width]`. A fusion that
     /// [reads](Self::reads_question) the question needs it, for each picture or for all.
     pub fn fuse(
         &self,
@@ -100,7 +119,7 @@ impl GenerativeModel {
         }
     }
 
-    /// Rows of prepared pictures, one tensor `[rows, text width]` for all, in order; of a model that
+    /// What [`fuse`](Self::fuse) makes of prepared pictures, `[rows, width]` for all, in order; of a model that
     /// does not [read](Self::reads_question) the question.
     ///
     /// # Errors
@@ -143,36 +162,33 @@ impl GenerativeModel {
         })
     }
 
-    /// What stands for each token of a prepared prompt, `[tokens, text width]`: its row, or one of a
-    /// picture.
-    ///
-    /// # Errors
-    /// [`Error::PictureTokens`] if the pictures have another number of rows than there are tokens
-    /// for them; if the tower does not take a picture of that size.
-    pub fn rows(&self, prepared: &Prepared) -> Result<Tensor<2>, Error> {
+    fn pictures_of(&self, prepared: &Prepared) -> Result<Option<Tensor<2>>, Error> {
         let question = self.reads_question.then(|| {
             let text = prepared.ids().iter().copied().filter(|id| *id != self.image_token);
             let text: Vec<i64> = text.collect();
             let shape = [1, text.len()];
             self.text.look_up(Tensor::from_data(TensorData::new(text, shape), &self.device()))
         });
-        let pictures = self.picture_rows_for(prepared.pictures(), question)?;
-        self.rows_with(prepared.ids(), pictures)
+        self.picture_rows_for(prepared.pictures(), question)
     }
 
-    /// The same with rows of pictures that are known already, `[rows, text width]`.
+    /// What stands for each token, `[tokens, text width]`: its row, or one of a picture, of which
+    /// there are `[rows, text width]`.
     ///
     /// # Errors
     /// [`Error::PictureTokens`] if there are not as many as tokens for them.
-    pub fn rows_with(&self, ids: &[i64], pictures: Option<Tensor<2>>) -> Result<Tensor<2>, Error> {
+    pub fn rows(&self, ids: &[i64], pictures: Option<Tensor<2>>) -> Result<Tensor<2>, Error> {
         let tokens = ids.iter().filter(|id| **id == self.image_token).count();
-        let features = pictures.as_ref().map_or(0, |rows| rows.dims()[0]);
+        let each = if self.gates().is_some() { self.each } else { 1 };
+        let features = pictures.as_ref().map_or(0, |rows| rows.dims()[0] / each);
         if tokens != features {
             return Err(Error::PictureTokens { tokens, features });
         }
         let (count, device) = (ids.len(), self.device());
-        // The token of pictures need not have a row of its own.
-        let known = |id: &i64| if *id == self.image_token { 0 } else { *id };
+        let pictures = pictures.filter(|_| self.gates().is_none());
+        // The token of pictures need not have a row of its own where it is never read.
+        let hidden = |id: &i64| *id == self.image_token && pictures.is_some();
+        let known = |id: &i64| if hidden(id) { 0 } else { *id };
         let known: Vec<i64> = ids.iter().map(known).collect();
         if let Some(&id) = known.iter().find(|id| !(0..self.vocabulary as i64).contains(*id)) {
             return Err(Error::UnknownToken { row: 0, id, vocabulary: self.vocabulary });
@@ -203,7 +219,7 @@ impl GenerativeModel {
         let prompt = self.prompt(std::slice::from_ref(prepared))?;
         let tokens = prompt.rows.dims()[1];
         let mut pass = prompt.pass(0, tokens, self.text.context());
-        let logits = self.text.logits(self.text.extend(prompt.rows, &mut pass));
+        let logits = self.text.logits(self.text.extend(prompt.rows.clone(), &mut pass));
         let vocabulary = logits.dims()[2];
         Ok(logits.reshape([tokens, vocabulary]))
     }
@@ -213,11 +229,47 @@ impl GenerativeModel {
     /// # Errors
     /// As [`rows`](Self::rows), and if there is no prompt or one of no tokens.
     pub fn prompt(&self, prepared: &[Prepared]) -> Result<Prompt, Error> {
-        let rows = prepared.iter().map(|one| self.rows(one)).collect::<Result<_, _>>()?;
-        let ids: Vec<Vec<i64>> = prepared.iter().map(|one| one.ids().to_vec()).collect();
-        let mut prompt = Prompt::of_rows(rows, ids)?;
+        let pictures = prepared.iter().map(|one| self.pictures_of(one));
+        let pictures: Vec<Option<Tensor<2>>> = pictures.collect::<Result<_, _>>()?;
+        self.prompt_with(prepared.iter().map(|one| one.ids().to_vec()).collect(), pictures)
+    }
+
+    /// The same with the tokens of each text, and what [`fuse`](Self::fuse) made of its pictures,
+    /// `[rows, width]`.
+    ///
+    /// # Errors
+    /// As [`rows`](Self::rows), and if there is no prompt or one of no tokens.
+    pub fn prompt_with(
+        &self,
+        ids: Vec<Vec<i64>>,
+        pictures: Vec<Option<Tensor<2>>>,
+    ) -> Result<Prompt, Error> {
+        let both = ids.iter().zip(&pictures);
+        let rows = both.map(|(ids, pictures)| self.rows(ids, pictures.clone()));
+        let mut prompt = Prompt::of_rows(rows.collect::<Result<_, _>>()?, ids)?;
         prompt.prefix = self.prefix.then(|| prompt.ids.iter().map(Vec::len).collect());
+        let places = prompt.ids.iter().map(|ids| {
+            let all = ids.iter().enumerate().filter(|(_, id)| **id == self.image_token);
+            all.map(|(place, _)| place).collect()
+        });
+        prompt.beside = self.beside(pictures.into_iter().flatten().collect(), places.collect());
         Ok(prompt)
+    }
+
+    /// Pictures beside a batch of texts, of a model that looks at them there: what
+    /// [`fuse`](Self::fuse) made of them, in order, and for each text the positions from which on
+    /// each is seen.
+    pub fn beside(&self, pictures: Vec<Tensor<2>>, places: Vec<Vec<usize>>) -> Option<Beside> {
+        let gates = self.gates()?;
+        let memories = match pictures.is_empty() {
+            true => Tensor::zeros([0, self.each, 1], &self.device()),
+            false => {
+                let rows = Tensor::cat(pictures, 0);
+                let [all, width] = rows.dims();
+                rows.reshape([all / self.each, self.each, width])
+            }
+        };
+        Some(Beside::new(gates, memories, places))
     }
 }
 

@@ -8,6 +8,7 @@ use vlm_encoders::checkpoint::{self, Layout, Named};
 use vlm_encoders::{
     Error as EncoderError, Nested, TextSpec, VisionSpec, read_object, write_config,
 };
+use vlm_nn::params;
 use vlm_store::{Float, TensorFiles};
 
 use crate::families;
@@ -94,6 +95,18 @@ impl Plan {
         };
         let layout = if rank == 2 { Layout::Transposed } else { Layout::Same };
         Named { name, layout, part: None }
+    }
+
+    /// The tensors of a model as its file holds them, with their shapes there.
+    pub fn tensors(&self, model: &GenerativeModel) -> Vec<(String, Vec<usize>)> {
+        let mut all: Vec<(String, Vec<usize>)> = Vec::new();
+        for param in params::list(model) {
+            let named = self.named(&param.path, param.shape.len());
+            if all.iter().all(|(name, _)| *name != named.name) {
+                all.push((named.name.clone(), named.file_shape(&param.shape)));
+            }
+        }
+        all
     }
 
     /// Loads the model.

@@ -193,7 +193,7 @@ fn no_fusion_reads_padding_of_a_question() {
     for config in
         [FusionConfig::CoAttention(co), FusionConfig::Merged(merged), FusionConfig::QFormer(former)]
     {
-        let fusion = drawn(Fusion::new(&config, 6, 10, &Device::flex()).unwrap());
+        let fusion = drawn(Fusion::new(&config, 6, 10, 4, &Device::flex()).unwrap());
         let (picture, text) = (random([2, 4, 6]), random([2, 3, 10]));
         let padding = Tensor::from_data([[[0.0, 0.0, 0.0]], [[MASKED, 0.0, 0.0]]], &Device::flex());
         let run = |text: Tensor<3>| {

@@ -278,7 +278,10 @@ impl Stack {
     /// The same with what the pass brings: mask, positions, and a cache of earlier tokens.
     pub fn extend(&self, x: Tensor<3>, pass: &mut Pass) -> Tensor<3> {
         let blocks = self.blocks.iter().enumerate();
-        blocks.fold(x, |x, (layer, block)| block.extend(x, layer, pass))
+        blocks.fold(x, |x, (layer, block)| {
+            let x = pass.before(layer, x);
+            block.extend(x, layer, pass)
+        })
     }
 
     /// The states before the first block and after each.

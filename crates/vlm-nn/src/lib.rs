@@ -41,5 +41,5 @@ pub use feed_forward::FeedForward;
 pub use linear::Linear;
 pub use norm::{Norm, NormKind};
 pub use ops::Activation;
-pub use pass::Pass;
+pub use pass::{Between, Pass};
 pub use rotary::{Angles, RopeScaling, Rotary};

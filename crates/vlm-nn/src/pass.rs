@@ -33,7 +33,15 @@ pub struct Pass<'a> {
     positions: Option<Vec<Vec<usize>>>,
     cache: Option<&'a mut Cache>,
     open: bool,
+    between: Option<&'a dyn Between>,
     begun: Option<Begun>,
+}
+
+/// What stands between the blocks of a stack and is no part of it, such as gated cross-attention.
+pub trait Between: std::fmt::Debug {
+    /// What enters the stack's block `layer`, counted from 0, in place of `x: [batch, tokens,
+    /// width]`; `positions` are those of the tokens, one row if all rows are alike.
+    fn before(&self, layer: usize, x: Tensor<3>, positions: &[Vec<usize>]) -> Tensor<3>;
 }
 
 /// What is known once the first block has seen the rows, shared by all blocks.
@@ -90,6 +98,19 @@ impl<'a> Pass<'a> {
     pub fn open(mut self) -> Self {
         self.open = true;
         self
+    }
+
+    /// With something between the blocks.
+    pub fn with_between(mut self, between: Option<&'a dyn Between>) -> Self {
+        self.between = between;
+        self
+    }
+
+    /// What enters block `layer` in place of `x`.
+    pub(crate) fn before(&mut self, layer: usize, x: Tensor<3>) -> Tensor<3> {
+        let Some(between) = self.between else { return x };
+        let [batch, tokens, _] = x.dims();
+        between.before(layer, x, self.positions(batch, tokens))
     }
 
     /// Whether causal blocks are causal in this pass.

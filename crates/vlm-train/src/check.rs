@@ -1,7 +1,9 @@
 //! What is looked at before a run starts: nothing trains with a severed gradient.
 
+use std::collections::HashSet;
+
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use vlm_nn::params::{self, PathStack};
 
 use crate::{Error, Grads};
@@ -63,6 +65,31 @@ fn part_of<'a>(path: &'a str, opened: &[String]) -> &'a str {
         end = path[end + 1..].find('.').map_or(path.len(), |dot| end + 1 + dot);
     }
     &path[..end]
+}
+
+/// The model with every trainable tensor that stands at 0 moved a little; `None` if there is none.
+///
+/// Methods that change nothing at the start stand at a saddle: behind a gate that is 0 no gradient
+/// arrives, though nothing is severed. Moved off it, it has to.
+pub fn moved_from_zero<M: Module>(model: &M) -> Option<M> {
+    const LITTLE: f32 = 0.01;
+    let trainable: HashSet<String> =
+        params::list(model).into_iter().filter(|p| p.trainable).map(|p| p.path).collect();
+    let mut zero = HashSet::new();
+    params::read(model, &mut |path, values| {
+        if trainable.contains(path) && values.iter::<f32>().all(|value| value == 0.0) {
+            zero.insert(path.to_owned());
+        }
+    });
+    if zero.is_empty() {
+        return None;
+    }
+    let moved = params::replace(model.clone(), &mut |path, shape| {
+        let values = || TensorData::full(shape.to_vec(), LITTLE);
+        Ok::<_, std::convert::Infallible>(zero.contains(path).then(values))
+    });
+    let Ok(moved) = moved;
+    Some(moved)
 }
 
 /// Refuses gradients that are missing, zero or where none should be.

@@ -12,7 +12,7 @@ use vlm_nn::params;
 use crate::{
     AdamW, Average, BoxError, Checkpoint, Error, Grads, MetricsLog, OptimConfig, Optimizer,
     Progress, Progressed, RunDir, Schedule, Shape, StopFlag, Task, Validation, check_gradients,
-    describe, run_dir,
+    describe, moved_from_zero, run_dir,
 };
 
 /// How long and how a model is trained; the `[train]` section of a run's file.
@@ -21,6 +21,8 @@ use crate::{
 pub struct TrainConfig {
     /// Passes over the data.
     pub epochs: u64,
+    /// Steps of the run, in place of whole passes: `epochs` then counts for nothing.
+    pub steps: Option<u64>,
     /// Batches whose gradients are averaged into one step.
     pub accumulate: usize,
     /// Share of the steps in which the learning rate rises.
@@ -43,6 +45,7 @@ impl Default for TrainConfig {
     fn default() -> Self {
         TrainConfig {
             epochs: 10,
+            steps: None,
             accumulate: 1,
             warmup: 0.1,
             shape: Shape::Cosine,
@@ -63,6 +66,8 @@ impl TrainConfig {
     pub fn check(&self) -> Result<(), Error> {
         let reason = if self.epochs == 0 {
             "train.epochs is 0; train for at least 1".to_owned()
+        } else if self.steps == Some(0) {
+            "train.steps is 0; train for at least 1".to_owned()
         } else if self.accumulate == 0 {
             "train.accumulate is 0; a step needs at least 1 batch".to_owned()
         } else if !(0.0..1.0).contains(&self.warmup) {
@@ -89,7 +94,10 @@ impl TrainConfig {
         let (batches, accumulate) = (batches_per_epoch as u64, self.accumulate as u64);
         // Beyond any life time, and small enough that steps are exact as numbers of a plot.
         let all = self.epochs.checked_mul(batches).filter(|all| *all < 1 << 50);
-        let total_steps = all.map_or(0, |all| all / accumulate);
+        let total_steps = match self.steps.filter(|_| batches > 0) {
+            Some(steps) => steps.min(1 << 50),
+            None => all.map_or(0, |all| all / accumulate),
+        };
         if total_steps == 0 {
             return Err(Error::Setting(format!(
                 "train.epochs {} of {batches} batches, {accumulate} a step, make no step or too many; change one of them",
@@ -201,7 +209,7 @@ impl Trainer<'_> {
                 self.run.prune(self.train.keep);
             }
             if first {
-                check_gradients(&state.model, &grads)?;
+                self.check_start(task, &state, &grads)?;
                 self.print_start(task, &state.at, loss, &mut progress);
                 first = false;
             }
@@ -401,6 +409,22 @@ impl Trainer<'_> {
             bytes as f64 / f64::from(1 << 20),
             if copies == 4 { " and average" } else { "" }
         ));
+    }
+
+    /// Nothing trains with a severed gradient.
+    fn check_start<T: Task>(
+        &self,
+        task: &T,
+        state: &State<T::Model>,
+        grads: &Grads,
+    ) -> Result<(), Error> {
+        let Err(severed) = check_gradients(&state.model, grads) else { return Ok(()) };
+        // A gate that is closed keeps gradients back without severing them.
+        let Some(moved) = moved_from_zero(&state.model) else { return Err(severed) };
+        let Some(batch) = task.batches(state.at.epoch, 0)?.next() else { return Err(severed) };
+        let mut grads = Grads::default();
+        task.gradients(&moved, batch?, 1.0, &mut grads)?;
+        check_gradients(&moved, &grads)
     }
 
     fn print_start<T: Task>(&self, task: &T, at: &Progressed, loss: f64, progress: &mut Progress) {

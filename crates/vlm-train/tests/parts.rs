@@ -9,7 +9,7 @@ use serde_json::json;
 use vlm_nn::{Linear, params};
 use vlm_train::{
     AdamW, Average, Checkpoint, Error, Grads, OptimConfig, Optimizer, Progressed, RunDir,
-    TrainConfig, check_gradients,
+    TrainConfig, check_gradients, moved_from_zero,
 };
 
 #[derive(Module, Debug)]
@@ -252,4 +252,32 @@ fn a_schedule_counts_the_steps() {
         let message = config.schedule(0.1, batches).unwrap_err().to_string();
         assert!(message.starts_with("train.epochs") && !message.contains('\n'), "{message}");
     }
+}
+
+#[test]
+fn a_gate_that_is_closed_severs_nothing() {
+    let device = Device::flex().autodiff();
+    // The first map stands behind the second's weight, which is 0.
+    let closed = params::replace(pair(&device), &mut |path, shape| {
+        let zero = || TensorData::full(shape.to_vec(), 0f32);
+        Ok::<_, ()>((path == "second.weight").then(zero))
+    });
+    let closed = closed.unwrap();
+    let gated = |model: &Pair, severed: bool| {
+        let x = Tensor::<2>::ones([4, 2], &device);
+        let first = model.first.forward(x.clone());
+        let first = if severed { first.detach() } else { first };
+        let gate = x.matmul(model.second.weight.val());
+        let bias = model.second.bias.as_ref().unwrap().val().sum();
+        let mut grads = Grads::default();
+        grads.add(((first * gate).sum() + bias).backward(), model, 1.0);
+        check_gradients(model, &grads)
+    };
+    let severed = gated(&closed, false).unwrap_err().to_string();
+    assert!(severed.contains("first.weight"), "{severed}");
+    let moved = moved_from_zero(&closed).unwrap();
+    assert!(gated(&moved, false).is_ok());
+    assert!(gated(&moved, true).is_err());
+    assert_eq!(values(&closed, "second.weight"), [0.0; 6]);
+    assert!(moved_from_zero(&moved).is_none());
 }

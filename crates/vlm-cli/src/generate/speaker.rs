@@ -160,9 +160,5 @@ fn of_prepared(
     let rows: Vec<Tensor<2>> = looked.rows.iter().cloned().chain(new).collect();
     let rows = if rows.is_empty() { None } else { Some(Tensor::cat(rows, 0)) };
     (looked.count, looked.rows) = (pictures.len(), rows.clone());
-    let ids = prepared.ids().to_vec();
-    let tokens = ids.len();
-    let mut prompt = Prompt::of_rows(vec![model.rows_with(&ids, rows)?], vec![ids])?;
-    prompt.prefix = model.prefix().then(|| vec![tokens]);
-    Ok(prompt)
+    Ok(model.prompt_with(vec![prepared.ids().to_vec()], vec![rows])?)
 }

@@ -3,8 +3,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, bail};
+use burn::tensor::Device;
+use serde_json::json;
 use vlm_datasets::{Conversation, Conversations};
+use vlm_encoders::image::RgbImage;
 use vlm_fusion::GenerativeFolder;
 use vlm_fusion::metrics::{Expected, Table, Task, table};
 use vlm_fusion::task::{Batching, GenerativeConfig, GenerativeTask, Part};
@@ -12,7 +15,9 @@ use vlm_train::Card;
 
 use super::joined::{Pace, features_of};
 use super::{Facts, Run};
+use crate::config::RunConfig;
 use crate::eval::generated;
+use crate::inspect::{Preview, Seen};
 use crate::output;
 use crate::report;
 
@@ -31,14 +36,10 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
         .map(|eval| Ok((eval, open(&eval.data, "test")?)))
         .collect::<Result<Vec<_>>>()?;
     let validation = config.data.val.as_ref().map(|name| open(name, "val")).transpose()?;
-    let (folder, source) = match (&generative.from, &generative.assemble) {
-        (Some(dir), _) => (GenerativeFolder::open(dir, device)?, dir),
-        (None, Some(assembly)) => (assembly.assemble(config.seed, device)?, &assembly.vision),
-        (None, None) => anyhow::bail!("model.generative needs `from` or `assemble`"),
-    };
+    let (folder, source) = begin(config, generative, device)?;
     let facts = facts(&folder, generative);
-    let batching =
-        Batching { size: config.batch.size, chunk: config.batch.chunk, seed: config.seed };
+    let rows = folder.images.output_size().map(|size| folder.rows_of(size));
+    let batching = batching(config);
     let pace = Pace::default();
     let told = |what: &str, done: usize, of: usize| pace.tell(what, done, of);
     let cache = features_of(out.parent().unwrap_or(Path::new(".")));
@@ -51,16 +52,17 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
         &told,
     )
     .map_err(Error::from_boxed)?;
-    let Some(trained) = run.train(&task, model, task.samples())? else {
+    let Some(mut trained) = run.train(&task, model, task.samples())? else {
         return Ok(ExitCode::from(130));
     };
+    trained.cost.insert("picture_rows".into(), json!(rows));
     // Measured as others will use it: from the folder on disk.
     let model = trained.run.model();
     let mut measured = Vec::new();
     if !evals.is_empty() {
         let folder = GenerativeFolder::open(&model, device)?;
         for (eval, data) in &evals {
-            let asked = Asked::new(&folder, &model, data, generative)?;
+            let asked = Asked::new(&folder, &model, (data, eval.limit), generative)?;
             measured.push((eval, asked));
         }
     }
@@ -87,6 +89,65 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
     run.finish(&trained, metrics, &report.render(), &lines)
 }
 
+/// The model that a run begins with, and the folder of its image tower.
+fn begin<'a>(
+    config: &RunConfig,
+    generative: &'a GenerativeConfig,
+    device: &Device,
+) -> Result<(GenerativeFolder, &'a Path)> {
+    match (&generative.from, &generative.assemble) {
+        (Some(dir), _) => Ok((GenerativeFolder::open(dir, device)?, dir)),
+        (None, Some(assembly)) => Ok((assembly.assemble(config.seed, device)?, &assembly.vision)),
+        (None, None) => bail!("model.generative needs `from` or `assemble`"),
+    }
+}
+
+fn batching(config: &RunConfig) -> Batching {
+    Batching { size: config.batch.size, chunk: config.batch.chunk, seed: config.seed }
+}
+
+/// The first rows of a run: a picture, and the tokens of the conversations about it.
+///
+/// # Errors
+/// If model or data cannot be read.
+pub fn preview(
+    config: &RunConfig,
+    generative: &GenerativeConfig,
+    device: &Device,
+) -> Result<Preview> {
+    let data = Conversations::open(&config.data.train, "train")?;
+    let (folder, _) = begin(config, generative, device)?;
+    let (tokenizer, images) = (folder.tokenizer.clone(), folder.images.clone());
+    let how = (generative.clone(), batching(config));
+    let rows = GenerativeTask::first_rows(&data, folder, how).map_err(Error::from_boxed)?;
+    let tokens = rows.iter().map(|(row, _)| row.ids.len());
+    let facts = vec![
+        ("rows", rows.len().to_string()),
+        ("tokens of the longest row", tokens.max().unwrap_or(0).to_string()),
+        (
+            "tokens that are learned",
+            rows.iter().map(|(row, _)| row.answers.len()).sum::<usize>().to_string(),
+        ),
+    ];
+    let mut pictures = Vec::new();
+    for (row, paths) in rows {
+        let picture = match paths.first() {
+            Some(path) => images.process_path(path)?.picture(),
+            None => RgbImage::new(1, 1),
+        };
+        pictures.push(Seen {
+            picture,
+            caption: paths.first().map(|path| path.display().to_string()).unwrap_or_default(),
+            // An answer is foretold one place before it stands.
+            marked: row.answers.iter().map(|(place, _)| place + 1).collect(),
+            tokens: row.ids.iter().map(|id| tokenizer.shown(*id)).collect(),
+        });
+    }
+    let note =
+        "Several conversations about a picture share its row. The marked tokens are learned.";
+    Ok(Preview { pictures, facts, note })
+}
+
 /// What a model said to a set.
 struct Asked<'a> {
     samples: Vec<&'a Conversation>,
@@ -103,12 +164,12 @@ impl<'a> Asked<'a> {
     fn new(
         folder: &GenerativeFolder,
         dir: &Path,
-        data: &'a Conversations,
+        (data, limit): (&'a Conversations, Option<usize>),
         generative: &GenerativeConfig,
     ) -> Result<Self> {
         let (mut all, mut texts, mut tables) = (Vec::new(), Vec::new(), Vec::new());
         for task in [Task::Vqa, Task::Caption, Task::Boxes] {
-            let chosen = generated::chosen(data, task);
+            let chosen = generated::spread(&generated::chosen(data, task), limit);
             if chosen.is_empty() {
                 continue;
             }

@@ -11,7 +11,7 @@ use vlm_datasets::Dataset;
 
 use super::Facts;
 use crate::config::RunConfig;
-use crate::inspect::{Preview, Seen};
+use crate::inspect::{Preview, STANDS_FOR, Seen};
 use crate::output;
 
 /// Builds task and model of a configuration with `[model.towers]`. What locked towers say is kept
@@ -72,14 +72,14 @@ pub fn preview(config: &RunConfig, join: &JoinConfig, device: &Device) -> Result
             picture: towers.vision.images.process_path(&sample.image)?.picture(),
             caption: format!("{} ({})", sample.captions[0], sample.image_ref),
             tokens: real.map(|(id, _)| towers.text.tokenizer.shown(*id)).collect(),
-            marked: None,
+            marked: Vec::new(),
         });
     }
     let facts = vec![
         ("pictures", pictures.len().to_string()),
         ("texts cut to the context", texts.truncated.to_string()),
     ];
-    Ok(Preview { pictures, facts })
+    Ok(Preview { pictures, facts, note: STANDS_FOR })
 }
 
 /// Where the vectors of locked towers are kept, for runs in that folder.
@@ -101,8 +101,11 @@ impl Pace {
             Some((_, began, from, last)) if now.duration_since(*last).as_secs() >= 5 => {
                 *last = now;
                 let rate = (done - *from) as f64 / now.duration_since(*began).as_secs_f64();
-                let left = (of - done) as f64 / rate.max(1e-9);
-                output::note(&format!("{what} {done} of {of}, {left:.0} s left"));
+                let left = match rate > 0.0 {
+                    true => format!(", {:.0} s left", (of - done) as f64 / rate),
+                    false => String::new(),
+                };
+                output::note(&format!("{what} {done} of {of}{left}"));
             }
             Some(_) => {}
         }

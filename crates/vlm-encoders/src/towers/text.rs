@@ -175,20 +175,9 @@ impl TextTower {
     /// # Panics
     /// If a position is not below [`context`](Self::context) in a tower with learned positions.
     pub fn extend(&self, rows: Tensor<3>, pass: &mut Pass) -> Tensor<3> {
-        let x = self.enter(rows, pass);
-        self.leave(self.stack.extend(x, pass))
-    }
-
-    /// Rows as they enter the first block; for a decoder that calls the blocks itself, and puts
-    /// others between them.
-    pub fn enter(&self, rows: Tensor<3>, pass: &mut Pass) -> Tensor<3> {
         let positions = self.positions_of(pass, &rows);
-        self.embed(rows, positions)
-    }
-
-    /// What leaves the last block to states that [`logits`](Self::logits) takes.
-    pub fn leave(&self, x: Tensor<3>) -> Tensor<3> {
-        self.normed(x)
+        let x = self.embed(rows, positions);
+        self.normed(self.stack.extend(x, pass))
     }
 
     fn normed<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {

@@ -1,11 +1,12 @@
 //! What a model is told before it speaks.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use vlm_nn::Pass;
 use vlm_nn::ops::MASKED;
+use vlm_nn::{Between, Pass};
 
 use super::Decode;
 use crate::Error;
+use crate::fuse::Beside;
 
 /// A batch of prompts, shorter ones padded on the left.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct Prompt {
     /// How many tokens, from the first of each on, see each other both ways (prefix-LM); `None`
     /// where each token sees only those before it.
     pub prefix: Option<Vec<usize>>,
+    /// Pictures beside the texts, of a model that looks at them there.
+    pub beside: Option<Beside>,
     /// Which stream of random numbers each answer draws from: its place in the batch, unless set.
     /// Set to the number of the question in a data set, answers do not depend on the batch.
     pub streams: Vec<u64>,
@@ -78,18 +81,21 @@ impl Prompt {
         });
         let rows = Tensor::cat(padded.collect(), 0);
         let streams = (0..ids.len() as u64).collect();
-        Ok(Prompt { rows, ids, padding, prefix: None, streams })
+        Ok(Prompt { rows, ids, padding, prefix: None, beside: None, streams })
     }
 
     /// A pass over places `from..to`, of which there may be more than the prompt has: those of the
     /// answers. All before `from` are in the pass's cache.
-    pub fn pass<'a>(&self, from: usize, to: usize, context: usize) -> Pass<'a> {
+    pub fn pass(&self, from: usize, to: usize, context: usize) -> Pass<'_> {
         let places = |padding: &usize| {
             let position = |place: usize| place.saturating_sub(*padding);
             // Beyond the context there are only answers that have ended.
             (from..to).map(|place| position(place).min(context.saturating_sub(1))).collect()
         };
-        let pass = Pass::new().with_positions(self.padding.iter().map(places).collect());
+        let between = self.beside.as_ref().map(|beside| beside as &dyn Between);
+        let pass = Pass::new()
+            .with_positions(self.padding.iter().map(places).collect())
+            .with_between(between);
         let device = self.rows.device();
         if self.prefix.is_some() && from < self.rows.dims()[1] {
             return pass.with_mask(Some(self.prefix_mask(from, to, &device))).open();

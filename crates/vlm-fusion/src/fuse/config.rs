@@ -63,7 +63,8 @@ impl FusionConfig {
         }
     }
 
-    /// How many places of the decoder's sequence a picture takes, of so many patches in a grid.
+    /// How many places of the decoder's sequence a picture takes, of so many patches in a grid; of
+    /// gated cross-attention the one of the mark that says where the picture comes.
     pub fn rows(&self, patches: usize, grid: (usize, usize)) -> usize {
         let squares = |side| match side {
             1 => patches,
@@ -80,9 +81,17 @@ impl FusionConfig {
             }
             FusionConfig::Resampler(config) => config.latents,
             FusionConfig::QFormer(config) => config.queries,
-            FusionConfig::Gated(_) => 0,
+            FusionConfig::Gated(_) => 1,
             FusionConfig::CoAttention(config) => squares(config.pool),
             FusionConfig::Merged(config) => squares(config.pool),
+        }
+    }
+
+    /// Rows of a picture that stand beside the decoder's sequence.
+    pub fn rows_beside(&self) -> usize {
+        match self {
+            FusionConfig::Gated(config) => config.resampler.latents,
+            _ => 0,
         }
     }
 

@@ -82,7 +82,7 @@ mod tests {
         for kind in ["linear", "mlp"] {
             let config: FusionConfig =
                 serde_json::from_value(serde_json::json!({ "kind": kind })).unwrap();
-            let fusion = Fusion::init(&config, 12, 20, 1, &device).unwrap();
+            let fusion = Fusion::init(&config, 12, 20, 1, 1, &device).unwrap();
             let rows = |fusion: &Fusion| fusion.fuse(seen.clone().unsqueeze(), (10, 20), None);
             let moving = |rows: Tensor<3>| {
                 let mean = rows.clone().mean_dim(1);

@@ -63,11 +63,13 @@ impl GatedConfig {
     }
 }
 
-/// What makes memories of pictures for [`GatedBlocks`].
+/// What makes memories of pictures, and the blocks that look at them.
 #[derive(Module, Debug)]
 pub struct GatedFusion {
     /// As wide as the image tower.
     pub resampler: Resampler,
+    /// What the decoder looks through.
+    pub gates: GatedBlocks,
 }
 
 /// One gated block.
@@ -256,6 +258,11 @@ impl GatedBlocks {
             }
             None => x,
         }
+    }
+
+    /// Whether a gated block stands before the decoder's block `layer`.
+    pub fn stands_before(&self, layer: usize) -> bool {
+        self.index(layer).is_some()
     }
 
     /// The number of the gated block before the decoder's block `layer`.

@@ -20,18 +20,18 @@
 //!
 //! let config: FusionConfig = serde_json::from_str(r#"{"kind": "mlp", "pool": 2}"#)?;
 //! let device = Device::flex();
-//! let fusion = Fusion::init(&config, 384, 576, 7, &device)?;
+//! let fusion = Fusion::init(&config, 384, 576, 30, 7, &device)?;
 //! let picture = Tensor::zeros([1, 256, 384], &device); // 16 by 16 patches
 //! assert_eq!(fusion.fuse(picture, (16, 16), None).dims(), [1, 64, 576]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod beside;
 pub mod co_attention;
 mod config;
 mod connection;
 mod fit;
 pub mod gated;
-mod gated_text;
 pub mod linear;
 pub mod merged;
 pub mod mlp;
@@ -43,12 +43,12 @@ pub mod q_former;
 pub mod resampler;
 mod start;
 
+pub use beside::Beside;
 pub use co_attention::{CoAttention, CoAttentionConfig, CoAttentionFusion, CoStyle};
 pub use config::FusionConfig;
 pub use connection::Connection;
 pub(crate) use fit::rms;
 pub use gated::{GatedBlocks, GatedConfig, GatedFusion, Memory, Recent};
-pub use gated_text::GatedText;
 pub use linear::{LinearConfig, LinearFusion};
 pub use merged::{Merged, MergedConfig, MergedFusion};
 pub use mlp::{MlpConfig, MlpFusion};
@@ -82,7 +82,7 @@ pub enum Fusion {
     Resampler(ResamplerFusion),
     /// Q-Former.
     QFormer(QFormerFusion),
-    /// Gated cross-attention: what makes the memories; [`GatedBlocks`] look at them.
+    /// Gated cross-attention: what makes the memories, and the blocks that look at them.
     Gated(GatedFusion),
     /// Co-attention.
     CoAttention(CoAttentionFusion),
@@ -91,7 +91,7 @@ pub enum Fusion {
 }
 
 impl Fusion {
-    /// A blank module between towers of these widths.
+    /// A blank module between towers of these widths, for a decoder of `text_layers` blocks.
     ///
     /// # Errors
     /// [`Error::Fusion`] if the choices fit no module.
@@ -99,6 +99,7 @@ impl Fusion {
         config: &FusionConfig,
         vision_width: usize,
         text_width: usize,
+        text_layers: usize,
         device: &Device,
     ) -> Result<Self, Error> {
         config.check()?;
@@ -119,6 +120,7 @@ impl Fusion {
             }
             FusionConfig::Gated(config) => Fusion::Gated(GatedFusion {
                 resampler: Resampler::new(&config.resampler, vision, device),
+                gates: GatedBlocks::new(config, vision, text, text_layers, device)?,
             }),
             FusionConfig::CoAttention(config) => {
                 Fusion::CoAttention(CoAttentionFusion::new(config, vision, text, device))
@@ -136,8 +138,7 @@ impl Fusion {
     /// - `question`: see [`Question`]; kinds that read none leave it
     ///
     /// Returns `[pictures, rows, text width]`, to stand in the decoder's sequence; of gated
-    /// cross-attention the memories `[pictures, latents, vision width]` for
-    /// [`GatedBlocks::remember`].
+    /// cross-attention the memories `[pictures, latents, vision width]` for [`Beside`].
     ///
     /// # Panics
     /// If the grid has not as many patches as the picture, in kinds that look at it.

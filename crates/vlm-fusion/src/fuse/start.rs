@@ -24,10 +24,11 @@ impl Fusion {
         config: &FusionConfig,
         vision_width: usize,
         text_width: usize,
+        text_layers: usize,
         seed: u64,
         device: &Device,
     ) -> Result<Self, Error> {
-        let module = Fusion::new(config, vision_width, text_width, device)?;
+        let module = Fusion::new(config, vision_width, text_width, text_layers, device)?;
         let narrow = matches!(
             config,
             FusionConfig::QFormer(_) | FusionConfig::CoAttention(_) | FusionConfig::Merged(_)

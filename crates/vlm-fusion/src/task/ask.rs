@@ -86,7 +86,8 @@ impl GenerativeFolder {
         let mut quiet = |_: usize, _: i64| ControlFlow::Continue(());
         let streams = |rows: &[usize]| rows.iter().map(|row| stream + *row as u64).collect();
         let Some(first) = asked.first() else { return Ok(Vec::new()) };
-        if model.prefix() || model.reads_question() || asked.len() == 1 || !sampling.cached {
+        let apart = model.prefix() || model.reads_question() || model.gates().is_some();
+        if apart || asked.len() == 1 || !sampling.cached {
             let mut prompt = model.prompt(asked)?;
             prompt.streams = streams(&(0..asked.len()).collect::<Vec<_>>());
             return generate(model, &prompt, sampling, &mut quiet);
@@ -100,7 +101,7 @@ impl GenerativeFolder {
         let pictures = model.picture_rows(first.pictures())?;
         let rows = asked
             .iter()
-            .map(|prepared| model.rows_with(prepared.ids(), pictures.clone()))
+            .map(|prepared| model.rows(prepared.ids(), pictures.clone()))
             .collect::<Result<Vec<Tensor<2>>, Error>>()?;
         let width = rows[0].dims()[1];
         let mut beginning = model.new_cache();
@@ -124,6 +125,7 @@ impl GenerativeFolder {
                 ids: of.iter().map(|i| asked[*i].ids().to_vec()).collect(),
                 padding: vec![0; of.len()],
                 prefix: None,
+                beside: None,
                 streams: streams(&of),
             };
             let mut cache = beginning.clone();

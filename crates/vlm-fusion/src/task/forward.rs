@@ -1,8 +1,8 @@
 //! What the model foretells of rows.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use vlm_nn::Pass;
 use vlm_nn::ops::{MASKED, cross_entropy};
+use vlm_nn::{Between, Pass};
 
 use super::pack::{Row, mask};
 use crate::decode::Decode;
@@ -42,11 +42,16 @@ impl GenerativeModel {
             let [pictures, each, width] = rows.dims();
             rows.reshape([pictures * each, width])
         });
-        let x = self.rows_with(&ids, pictures)?;
+        let places = rows.iter().map(|row| {
+            let all = row.ids.iter().zip(&row.positions);
+            all.filter(|(id, _)| **id == self.image_token()).map(|(_, place)| *place).collect()
+        });
+        let beside = self.beside(pictures.iter().cloned().collect(), places.collect());
+        let x = self.rows(&ids, pictures)?;
         let width = x.dims()[1];
         let x = x.reshape([rows.len(), tokens, width]);
         let mask = mask(rows, prefix, tokens, &device);
-        let mut pass = Pass::new();
+        let mut pass = Pass::new().with_between(beside.as_ref().map(|b| b as &dyn Between));
         if mask.is_some() {
             let positions =
                 rows.iter().map(|row| filled(&row.positions, 0, tokens).collect()).collect();

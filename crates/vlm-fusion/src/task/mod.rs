@@ -89,31 +89,11 @@ impl GenerativeTask {
         data: &Conversations,
         validation: Option<&Conversations>,
         folder: GenerativeFolder,
-        (config, batching): (GenerativeConfig, Batching),
+        how: (GenerativeConfig, Batching),
         (cache, source): (&FeatureCache, &Path),
         progress: &Progress<'_>,
     ) -> Result<(Self, GenerativeModel), BoxError> {
-        let size = folder.images.output_size().ok_or(
-            "the pictures of this model's processor have sizes of their own, which cannot be trained here; give image_size",
-        )?;
-        let telling = config.telling();
-        let train = Material::new(data, &folder, size, telling)?;
-        let few = validation.map(|data| some(data, config.validate.unwrap_or(VALIDATE)));
-        let validation =
-            few.map(|data| Material::new(&data, &folder, size, telling)).transpose()?;
-        let mut task = GenerativeTask {
-            folder,
-            config,
-            batching,
-            size,
-            train,
-            seen: None,
-            validation: validation.map(|material| (material, None)),
-        };
-        let rows = task.train.count(task.pack(), task.per_picture());
-        if batching.size == 0 || batching.size > rows {
-            return Err(DataError::BatchTooLarge { batch: batching.size, samples: rows }.into());
-        }
+        let mut task = Self::unseen(data, validation, folder, how)?;
         if task.locked() {
             let see = |pictures: &[PathBuf]| {
                 let some = !pictures.is_empty();
@@ -132,6 +112,57 @@ impl GenerativeTask {
         task.fit();
         let model = task.trained_parts(task.folder.model.clone().train());
         Ok((task, model))
+    }
+
+    /// The rows of the first step, and the pictures of each, without looking at any.
+    ///
+    /// # Errors
+    /// If the set does not fill a batch, or a conversation cannot be told to the model.
+    pub fn first_rows(
+        data: &Conversations,
+        folder: GenerativeFolder,
+        how: (GenerativeConfig, Batching),
+    ) -> Result<Vec<(Row, Vec<PathBuf>)>, BoxError> {
+        let task = Self::unseen(data, None, folder, how)?;
+        let first = task.plan(0).into_iter().next().unwrap_or_default();
+        let shown = |(row, pictures): &(Vec<usize>, &[usize])| {
+            let lessons: Vec<Lesson> =
+                row.iter().map(|lesson| task.train.lessons[*lesson].clone()).collect();
+            let pictures = pictures.iter().map(|i| task.train.pictures[*i].clone());
+            (Row::pack(&lessons), pictures.collect())
+        };
+        Ok(first.iter().map(shown).collect())
+    }
+
+    /// A task that has looked at no picture yet.
+    fn unseen(
+        data: &Conversations,
+        validation: Option<&Conversations>,
+        folder: GenerativeFolder,
+        (config, batching): (GenerativeConfig, Batching),
+    ) -> Result<Self, BoxError> {
+        let size = folder.images.output_size().ok_or(
+            "the pictures of this model's processor have sizes of their own, which cannot be trained here; give image_size",
+        )?;
+        let telling = config.telling();
+        let train = Material::new(data, &folder, size, telling)?;
+        let few = validation.map(|data| some(data, config.validate.unwrap_or(VALIDATE)));
+        let validation =
+            few.map(|data| Material::new(&data, &folder, size, telling)).transpose()?;
+        let task = GenerativeTask {
+            folder,
+            config,
+            batching,
+            size,
+            train,
+            seen: None,
+            validation: validation.map(|material| (material, None)),
+        };
+        let rows = task.train.count(task.pack(), task.per_picture());
+        if batching.size == 0 || batching.size > rows {
+            return Err(DataError::BatchTooLarge { batch: batching.size, samples: rows }.into());
+        }
+        Ok(task)
     }
 
     /// Conversations in an epoch's set.

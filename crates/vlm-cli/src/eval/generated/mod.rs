@@ -103,9 +103,8 @@ pub fn run(all: &super::Args, task: Task, device: &Device) -> Result<()> {
         };
         bail!("{}: no {what} in it; choose another set or task", all.data);
     }
-    if let (Some(limit), Some(_)) = (args.limit, &all.model) {
-        let (count, of) = (limit.clamp(1, chosen.len()), chosen.len());
-        chosen = (0..count).map(|i| chosen[i * of / count]).collect();
+    if all.model.is_some() {
+        chosen = spread(&chosen, args.limit);
     }
     let samples: Vec<&Conversation> = chosen.iter().map(|i| &data.samples[*i]).collect();
     let said = match (&args.predictions, &all.model) {
@@ -135,6 +134,13 @@ pub fn run(all: &super::Args, task: Task, device: &Device) -> Result<()> {
         output::line(&line)?;
     }
     Ok(())
+}
+
+/// At most so many, spread evenly over the set.
+pub fn spread(chosen: &[usize], limit: Option<usize>) -> Vec<usize> {
+    let of = chosen.len();
+    let count = limit.map_or(of, |limit| limit.clamp(1, of.max(1)).min(of));
+    (0..count).map(|i| chosen[i * of / count]).collect()
 }
 
 /// What a model says to each sample, with the progress on stderr.
