@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use vlm_datasets::{Conversation, Conversations};
+use vlm_encoders::image::load;
 use vlm_fusion::GenerativeFolder;
 use vlm_fusion::decode::Sampling;
 use vlm_fusion::spatial::Codec;
@@ -73,12 +74,33 @@ fn loss(folder: &str, dir: &Path, pack: usize, rows: usize) -> (f64, f64) {
 /// Questions that share a row learn what each learns in a row of its own.
 #[test]
 fn packed_questions_have_the_loss_and_the_gradient_of_single_ones() {
-    for folder in ["llava-clip", "llava-dinov2", "llava-siglip"] {
+    for folder in ["llava-clip", "llava-dinov2", "llava-siglip", "idefics3", "smolvlm"] {
         let dir = tempfile::tempdir().unwrap();
         let (packed, single) = (loss(folder, dir.path(), 8, 2), loss(folder, dir.path(), 1, 5));
         assert!((packed.0 - single.0).abs() < 1e-4, "{folder}: {packed:?} {single:?}");
         let off = (packed.1 - single.1).abs() / single.1;
         assert!(off < 1e-3, "{folder}: {packed:?} {single:?}");
+    }
+}
+
+/// What is learned is told as it will be asked, with as many tokens for the tiles of each picture.
+#[test]
+fn a_row_begins_as_the_prompt_that_is_asked() {
+    for name in ["llava-clip", "idefics3", "smolvlm", "paligemma"] {
+        let dir = tempfile::tempdir().unwrap();
+        let data = set(dir.path());
+        let open = || GenerativeFolder::open(&golden(name), &Device::default()).unwrap();
+        let config = GenerativeConfig { pack: Some(1), ..GenerativeConfig::default() };
+        let how = (config, Batching { size: 5, chunk: 0, seed: 1 });
+        let rows = GenerativeTask::first_rows(&data, open(), how).unwrap();
+        let asked: Vec<Vec<i64>> =
+            rows.iter().map(|(row, _)| row.ids[..row.answers[0].0 + 1].to_vec()).collect();
+        let folder = open();
+        for sample in &data.samples {
+            let picture = load(&sample.pictures[0]).unwrap();
+            let prompt = folder.prepare(sample.question(), &[picture]).unwrap();
+            assert!(asked.iter().any(|ids| ids == prompt.ids()), "{name}: {}", prompt.text());
+        }
     }
 }
 

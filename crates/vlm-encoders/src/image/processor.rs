@@ -149,6 +149,19 @@ impl ImageProcessor {
         Ok(Tiles { tiles: frames.into_iter().map(tile).collect(), grid })
     }
 
+    /// Rows and columns of the [tiles](Self::tiles) of a picture, without making them; 0 and 0 if
+    /// there is only the whole.
+    ///
+    /// # Errors
+    /// As [`process`](Self::process).
+    pub fn grid(&self, picture: &RgbImage) -> Result<(usize, usize), ImageError> {
+        let Some(tiling) = self.tiling() else { return Ok((0, 0)) };
+        if picture.width() == 0 || picture.height() == 0 {
+            return Err(ImageError::EmptyPicture);
+        }
+        tiling.grid((picture.height() as usize, picture.width() as usize))
+    }
+
     /// Prepares a picture; of one in tiles the whole.
     ///
     /// # Errors

@@ -61,12 +61,9 @@ impl Tiling {
             return Ok(Frames { frames: vec![whole], grid: (0, 0) });
         }
         let (height, width) = self.whole_tiles(size(picture));
+        let (rows, columns) = self.rows_and_columns((height, width))?;
         let picture = resized(picture, (height, width), filter)?;
-        let (rows, columns) = (height / tile, width / tile);
-        if rows.saturating_mul(columns) > MAX_TILES {
-            return Err(ImageError::Bound { limit_mib: bound::MAX_BYTES >> 20 });
-        }
-        if (rows, columns) == (1, 1) {
+        if (rows, columns) == (0, 0) {
             return Ok(Frames { frames: vec![picture.into_raw()], grid: (0, 0) });
         }
         let mut frames = Vec::with_capacity(rows * columns + 1);
@@ -76,6 +73,32 @@ impl Tiling {
         }
         frames.push(resized(&picture, (tile, tile), filter)?.into_raw());
         Ok(Frames { frames, grid: (rows, columns) })
+    }
+
+    /// Rows and columns of tiles of a picture of this height and width.
+    ///
+    /// # Errors
+    /// [`ImageError::Bound`] if there would be too many.
+    pub(super) fn grid(&self, size: (usize, usize)) -> Result<(usize, usize), ImageError> {
+        if !self.split {
+            return Ok((0, 0));
+        }
+        let fitted = self.longest_edge.map_or(size, |edge| self.fitted(size, edge));
+        self.rows_and_columns(self.whole_tiles(fitted))
+    }
+
+    /// Of a size of whole tiles; 0 and 0 if it is one tile, which is the whole.
+    fn rows_and_columns(
+        &self,
+        (height, width): (usize, usize),
+    ) -> Result<(usize, usize), ImageError> {
+        match (height / self.tile, width / self.tile) {
+            (1, 1) => Ok((0, 0)),
+            (rows, columns) if rows.saturating_mul(columns) > MAX_TILES => {
+                Err(ImageError::Bound { limit_mib: bound::MAX_BYTES >> 20 })
+            }
+            grid => Ok(grid),
+        }
     }
 
     /// The size with a longer edge of `edge` pixels; the other is made even.

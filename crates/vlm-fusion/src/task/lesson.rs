@@ -37,16 +37,16 @@ impl Telling<'_> {
 
 impl GenerativeFolder {
     /// The tokens of a conversation, its answers marked to be learned, each with the token that ends
-    /// it. `sizes` are the heights and widths of its pictures, prepared in one piece each. A text is cut into tokens
-    /// as it will be when it is asked: question and answer apart.
+    /// it. `places` say how its pictures are cut up. A text is cut into tokens as it will be when it
+    /// is asked: question and answer apart.
     ///
     /// # Errors
     /// If the chat template refuses the turns; [`Error::Context`] if they are longer than the model
     /// takes.
-    pub fn lesson(
+    pub(crate) fn lesson(
         &self,
         conversation: &Conversation,
-        sizes: &[(usize, usize)],
+        places: &[Place],
         telling: Telling<'_>,
     ) -> Result<Lesson, Error> {
         let mut messages: Vec<Message> =
@@ -58,13 +58,13 @@ impl GenerativeFolder {
         }
         let end = self.end_token()?;
         let mut lesson = Lesson::default();
-        let mut pictures = sizes.iter().map(|size| Place { size: *size, grid: (0, 0) });
+        let mut pictures = places.iter().copied();
         let mut expanded = |text: &str| {
             let of: Vec<Place> = pictures.by_ref().take(self.places(text)).collect();
             match of.len() == self.places(text) {
                 true => Ok(self.processor.expand(text, &self.plan.spec, &of)),
                 false => Err(Error::Pictures {
-                    pictures: sizes.len(),
+                    pictures: places.len(),
                     places: self.places(text),
                     token: self.processor.token.clone(),
                 }),
@@ -74,7 +74,7 @@ impl GenerativeFolder {
             let [question, answer] = messages.as_slice() else {
                 return Err(Error::NoTemplate { turns: messages.len() });
             };
-            let marked = self.marked(question, sizes.len());
+            let marked = self.marked(question, places.len());
             let begins = self.processor.begins();
             lesson.push(&self.tokens(&expanded(&marked)?, begins)?, false);
             lesson.push(&self.tokens(&text_of(answer), false)?, true);

@@ -5,20 +5,27 @@ use std::path::{Path, PathBuf};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use vlm_datasets::{Conversation, Conversations, order};
+use vlm_encoders::image::load;
 use vlm_train::BoxError;
 
 use super::lesson::Telling;
 use super::pack::Lesson;
 use crate::GenerativeFolder;
+use crate::processor::Place;
 
 /// Lessons, and which pictures each is about.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Material {
     /// One for each conversation, in their order.
     pub lessons: Vec<Lesson>,
     /// All pictures, each once.
     pub pictures: Vec<PathBuf>,
+    /// The pieces of each.
+    pub(crate) places: Vec<Place>,
+    /// Pieces of those before each.
+    before: Vec<usize>,
     /// The conversations about the same pictures, and which these are.
     groups: Vec<(Vec<usize>, Vec<usize>)>,
 }
@@ -35,22 +42,29 @@ impl Material {
         telling: Telling<'_>,
     ) -> Result<Self, BoxError> {
         let mut numbers: HashMap<&Path, usize> = HashMap::new();
-        let mut material = Material { lessons: vec![], pictures: vec![], groups: vec![] };
+        let mut material = Material::default();
+        for conversation in data.samples.iter().filter(|_| !telling.blind) {
+            for path in &conversation.pictures {
+                numbers.entry(path).or_insert_with(|| {
+                    material.pictures.push(path.clone());
+                    material.pictures.len() - 1
+                });
+            }
+        }
+        material.places = places(&material.pictures, folder, size)?;
+        let pieces = material.places.iter().scan(0, |before, place| {
+            *before += place.pieces();
+            Some(*before - place.pieces())
+        });
+        material.before = pieces.collect();
         let mut group_of: HashMap<Vec<usize>, usize> = HashMap::new();
         for (i, conversation) in data.samples.iter().enumerate() {
             let of = if telling.blind { &[][..] } else { &conversation.pictures[..] };
-            let pictures: Vec<usize> = of
-                .iter()
-                .map(|path| {
-                    *numbers.entry(path).or_insert_with(|| {
-                        material.pictures.push(path.clone());
-                        material.pictures.len() - 1
-                    })
-                })
-                .collect();
-            let sizes = vec![size; pictures.len()];
-            let lesson = folder.lesson(conversation, &sizes, telling);
-            material.lessons.push(lesson.map_err(|e| format!("{}: {e}", place(conversation)))?);
+            let pictures: Vec<usize> = of.iter().map(|path| numbers[path.as_path()]).collect();
+            let places: Vec<Place> = pictures.iter().map(|i| material.places[*i]).collect();
+            let lesson = folder.lesson(conversation, &places, telling);
+            let place = &conversation.origin;
+            material.lessons.push(lesson.map_err(|e| format!("{place}: {e}"))?);
             let groups = &mut material.groups;
             // Blind or not, what is drawn together is what is about one picture.
             let key = match telling.blind {
@@ -89,15 +103,33 @@ impl Material {
         rows
     }
 
+    /// Where the pieces of a picture are among those of all.
+    pub(super) fn rows_of(&self, picture: usize) -> std::ops::Range<usize> {
+        let from = self.before[picture];
+        from..from + self.places[picture].pieces()
+    }
+
     /// How many [rows](Self::rows) an epoch has.
     pub fn count(&self, pack: usize, per_picture: usize) -> usize {
         self.groups.iter().map(|(members, _)| members.len().min(per_picture).div_ceil(pack)).sum()
     }
 }
 
-/// Where a conversation stands.
-fn place(conversation: &Conversation) -> &str {
-    &conversation.origin
+/// How each picture is cut up.
+fn places(
+    pictures: &[PathBuf],
+    folder: &GenerativeFolder,
+    size: (usize, usize),
+) -> Result<Vec<Place>, BoxError> {
+    let images = &folder.images;
+    if images.tiling().is_none() {
+        return Ok(vec![Place { size, grid: (0, 0) }; pictures.len()]);
+    }
+    let found = pictures.par_iter().map(|path| {
+        let grid = images.grid(&load(path).map_err(|e| e.to_string())?);
+        grid.map(|grid| Place { size, grid }).map_err(|e| format!("{}: {e}", path.display()))
+    });
+    Ok(found.collect::<Vec<_>>().into_iter().collect::<Result<_, _>>()?)
 }
 
 fn named(conversation: &Conversation) -> &Path {

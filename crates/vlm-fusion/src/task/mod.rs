@@ -9,18 +9,16 @@ mod forward;
 mod lesson;
 mod material;
 mod pack;
+mod see;
 
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
-use rayon::prelude::*;
 use vlm_datasets::{Conversations, Error as DataError, order};
+use vlm_encoders::Float;
 use vlm_encoders::image::Pixels;
-use vlm_encoders::{Float, batch_pixels};
-use vlm_train::{
-    BoxError, FeatureCache, Grads, StepReport, Task, Validation, Vectors, stamp, stamp_folder,
-};
+use vlm_train::{BoxError, FeatureCache, Grads, StepReport, Task, Validation, Vectors};
 
 pub use ask::ask;
 pub use config::{GenerativeConfig, Part, QUESTION};
@@ -33,8 +31,6 @@ use crate::decode::Decode;
 use crate::fuse::rms;
 use crate::{GenerativeFolder, GenerativeModel};
 
-/// Pictures that a locked tower looks at together.
-const PICTURES: usize = 16;
 /// Conversations that a validation looks at, unless the configuration says otherwise.
 const VALIDATE: usize = 500;
 /// Conversations in one row, likewise.
@@ -73,7 +69,7 @@ pub struct GenerativeBatch {
     rows: Vec<Row>,
     /// Of each row.
     pictures: Vec<Vec<usize>>,
-    /// Of pictures that are looked at in training, in order.
+    /// The pieces of pictures that are looked at in training, in order.
     pixels: Vec<Pixels>,
     conversations: usize,
 }
@@ -95,13 +91,13 @@ impl GenerativeTask {
     ) -> Result<(Self, GenerativeModel), BoxError> {
         let mut task = Self::unseen(data, validation, folder, how)?;
         if task.locked() {
-            let see = |pictures: &[PathBuf]| {
-                let some = !pictures.is_empty();
-                some.then(|| task.look(pictures, cache, source, progress)).transpose()
+            let see = |material: &Material| {
+                let some = !material.pictures.is_empty();
+                some.then(|| task.look(material, cache, source, progress)).transpose()
             };
-            let seen = see(&task.train.pictures)?;
+            let seen = see(&task.train)?;
             let of_validation = match &task.validation {
-                Some((material, _)) => see(&material.pictures)?,
+                Some((material, _)) => see(material)?,
                 None => None,
             };
             task.seen = seen;
@@ -216,43 +212,6 @@ impl GenerativeTask {
         model.fusion = model.fusion.clone().fitted(&sample, length);
     }
 
-    /// What the locked tower says of picture files.
-    fn look(
-        &self,
-        pictures: &[PathBuf],
-        cache: &FeatureCache,
-        source: &Path,
-        progress: &Progress<'_>,
-    ) -> Result<Vectors, BoxError> {
-        let about = format!(
-            "{}\n{:?}\n{:?}",
-            stamp_folder(source),
-            self.folder.plan.spec.reading,
-            self.folder.images
-        );
-        let items: Vec<String> = pictures.iter().map(|path| stamp(path)).collect();
-        let told = |done: usize, of: usize| progress("pictures", done, of);
-        cache.get(&about, &items, &told, &mut |range| {
-            let start = range.start;
-            let mut all = Vectors::default();
-            for (i, paths) in pictures[range].chunks(PICTURES).enumerate() {
-                progress("pictures", start + i * PICTURES, items.len());
-                let pixels = batch_pixels(&self.read(paths)?, &self.folder.model.device());
-                let seen = self.folder.model.look_at(pixels);
-                let [_, tokens, width] = seen.dims();
-                all.width = tokens * width;
-                all.values.extend(seen.into_data().iter::<f32>());
-            }
-            Ok(all)
-        })
-    }
-
-    fn read(&self, paths: &[PathBuf]) -> Result<Vec<Pixels>, BoxError> {
-        let images = &self.folder.images;
-        let read = paths.par_iter().map(|path| images.process_path(path)).collect::<Vec<_>>();
-        Ok(read.into_iter().collect::<Result<_, _>>()?)
-    }
-
     /// The batches of an epoch as conversations and pictures of rows.
     fn plan(&self, epoch: u64) -> Vec<Vec<(Vec<usize>, &[usize])>> {
         let seed = self.batching.seed;
@@ -275,7 +234,7 @@ impl GenerativeTask {
         let mut pixels = Vec::new();
         if !self.locked() {
             let paths = pictures.iter().flatten().map(|i| self.train.pictures[*i].clone());
-            pixels = self.read(&paths.collect::<Vec<_>>())?;
+            pixels = self.read(&paths.collect::<Vec<_>>())?.concat();
         }
         Ok(GenerativeBatch {
             rows: rows.iter().map(|(row, _)| Row::pack(&lessons(row))).collect(),
@@ -283,31 +242,6 @@ impl GenerativeTask {
             pixels,
             conversations: rows.iter().map(|(row, _)| row.len()).sum(),
         })
-    }
-
-    /// What the fusion sees of some pictures.
-    fn seen(
-        &self,
-        model: &GenerativeModel,
-        vectors: Option<&Vectors>,
-        pictures: &[usize],
-        pixels: &[Pixels],
-    ) -> Option<Seen> {
-        if pictures.is_empty() {
-            return None;
-        }
-        let states = match vectors {
-            Some(vectors) => {
-                let tokens = self.folder.plan.spec.seen_tokens(self.size);
-                let width = vectors.width / tokens;
-                let values: Vec<f32> =
-                    pictures.iter().flat_map(|i| vectors.row(*i)).copied().collect();
-                let shape = [pictures.len(), tokens, width];
-                Tensor::from_data(TensorData::new(values, shape), &model.device())
-            }
-            None => model.look_at(batch_pixels(pixels, &model.device())),
-        };
-        Some(Seen { states, size: self.size })
     }
 
     /// How many tokens of each row see each other both ways.
@@ -358,12 +292,14 @@ impl Task for GenerativeTask {
         for (i, rows) in batch.rows.chunks(chunk).enumerate() {
             let of = &batch.pictures[i * chunk..i * chunk + rows.len()];
             let pictures: Vec<usize> = of.iter().flatten().copied().collect();
+            let pieces: usize = pictures.iter().map(|i| self.train.places[*i].pieces()).sum();
             let pixels = match batch.pixels.is_empty() {
                 true => &[][..],
-                false => &batch.pixels[looked..looked + pictures.len()],
+                false => &batch.pixels[looked..looked + pieces],
             };
-            looked += pictures.len();
-            let seen = self.seen(model, self.seen.as_ref(), &pictures, pixels);
+            looked += pieces;
+            let vectors = self.seen.as_ref().map(|seen| (seen, &self.train));
+            let seen = self.seen(model, vectors, &pictures, pixels);
             let prefix = self.prefixes(model, rows);
             let logits = model.foretell(rows, seen, prefix.as_deref())?;
             let losses = losses(logits, &answers(rows), &model.device());
@@ -395,10 +331,11 @@ impl Task for GenerativeTask {
                 Some(_) => Vec::new(),
                 None => {
                     let paths = pictures.iter().map(|i| material.pictures[*i].clone());
-                    self.read(&paths.collect::<Vec<_>>())?
+                    self.read(&paths.collect::<Vec<_>>())?.concat()
                 }
             };
-            let seen = self.seen(model, vectors.as_ref(), &pictures, &pixels);
+            let vectors = vectors.as_ref().map(|vectors| (vectors, material));
+            let seen = self.seen(model, vectors, &pictures, &pixels);
             let prefix = self.prefixes(model, &packed);
             let logits = model.foretell(&packed, seen, prefix.as_deref())?;
             let wanted = answers(&packed);
