@@ -63,9 +63,12 @@ fn boxes_come_back_within_half_a_bin() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     for _ in 0..3000 {
         let bbox = random_box(&mut rng);
-        for (codec, bins) in
-            [(Codec::PaliGemma, 1023.0), (Codec::Kosmos2, 32.0), (Codec::Numbers, 1000.0)]
-        {
+        for (codec, bins) in [
+            (Codec::PaliGemma, 1023.0),
+            (Codec::Kosmos2, 32.0),
+            (Codec::Numbers, 1000.0),
+            (Codec::Hundredths, 100.0),
+        ] {
             let located = [Located::new("x", bbox)];
             let said = codec.encode(&located);
             let [found] = &codec.decode(&said)[..] else { panic!("{said}") };
@@ -79,7 +82,9 @@ fn boxes_come_back_within_half_a_bin() {
             }
         }
         let point = bbox.middle();
-        for (codec, bins) in [(Codec::PaliGemma, 1023.0), (Codec::Numbers, 1000.0)] {
+        for (codec, bins) in
+            [(Codec::PaliGemma, 1023.0), (Codec::Numbers, 1000.0), (Codec::Hundredths, 100.0)]
+        {
             let said = codec.encode_point(point).unwrap();
             let [found] = codec.decode_points(&said)[..] else { panic!("{said}") };
             assert!(found.iter().zip(point).all(|(a, b)| (a - b).abs() <= 0.5 / bins + 1e-12));
@@ -90,7 +95,7 @@ fn boxes_come_back_within_half_a_bin() {
 #[test]
 fn several_boxes_with_labels_come_back() {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
-    for codec in [Codec::PaliGemma, Codec::Kosmos2, Codec::Numbers] {
+    for codec in [Codec::PaliGemma, Codec::Kosmos2, Codec::Numbers, Codec::Hundredths] {
         for _ in 0..200 {
             let count = rng.random_range(0..5);
             let labels = ["red cat", "dog", "a \u{e9}t\u{e9}"];
@@ -107,7 +112,7 @@ fn several_boxes_with_labels_come_back() {
             }
         }
     }
-    for codec in [Codec::PaliGemma, Codec::Kosmos2, Codec::Numbers] {
+    for codec in [Codec::PaliGemma, Codec::Kosmos2, Codec::Numbers, Codec::Hundredths] {
         assert_eq!(codec.decode(&codec.encode(&[])), []);
     }
     assert_eq!(Codec::PaliGemma.tokens()[1023], "<loc1023>");

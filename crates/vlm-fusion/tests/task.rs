@@ -128,3 +128,17 @@ fn a_shared_beginning_changes_no_answer() {
         }
     }
 }
+
+/// A conversation that the model cannot take whole is named, before anything is trained.
+#[test]
+fn a_conversation_longer_than_the_context_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut data = set(dir.path());
+    data.samples[2].turns[0].text = "is it red ".repeat(400);
+    let folder = GenerativeFolder::open(&golden("llava-clip"), &Device::default()).unwrap();
+    let how = (GenerativeConfig::default(), Batching { size: 2, chunk: 0, seed: 1 });
+    let refused = GenerativeTask::first_rows(&data, folder, how).unwrap_err().to_string();
+    for words in ["train.jsonl", "3", "tokens", "256"] {
+        assert!(refused.contains(words), "{words}: {refused}");
+    }
+}

@@ -1,12 +1,12 @@
 //! What a model is told before it speaks.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use vlm_nn::ops::MASKED;
 use vlm_nn::{Between, Pass};
 
 use super::Decode;
 use crate::Error;
 use crate::fuse::Beside;
+use crate::masks::{self, Sight};
 
 /// A batch of prompts, shorter ones padded on the left.
 #[derive(Clone, Debug)]
@@ -98,37 +98,26 @@ impl Prompt {
             .with_between(between);
         let device = self.rows.device();
         if self.prefix.is_some() && from < self.rows.dims()[1] {
-            return pass.with_mask(Some(self.prefix_mask(from, to, &device))).open();
+            return pass.with_mask(self.prefix_mask(from, to, &device)).open();
         }
         pass.with_mask(self.padding_mask(to, &device))
     }
 
     /// Hides the padding; `[batch, 1, to]`.
     fn padding_mask(&self, to: usize, device: &Device) -> Option<Tensor<3>> {
-        if self.padding.iter().all(|padding| *padding == 0) {
-            return None;
-        }
-        let hidden = |padding: &usize| {
-            (0..to).map(|key| if key < *padding { MASKED } else { 0.0 }).collect::<Vec<f32>>()
-        };
-        let values: Vec<f32> = self.padding.iter().flat_map(hidden).collect();
-        Some(Tensor::from_data(TensorData::new(values, [self.padding.len(), 1, to]), device))
+        let seen = |row: usize, _, key| key >= self.padding[row];
+        Sight::of([self.padding.len(), 1, to], seen).mask(device)
     }
 
     /// Hides the padding and what comes later, but for what the prefix has; `[batch, to − from, to]`.
-    fn prefix_mask(&self, from: usize, to: usize, device: &Device) -> Tensor<3> {
-        let batch = self.padding.len();
-        let mut values = Vec::with_capacity(batch * (to - from) * to);
-        for (row, padding) in self.padding.iter().enumerate() {
-            let prefix = self.prefix.as_ref().and_then(|p| p.get(row)).copied().unwrap_or(0);
-            for query in from..to {
-                let seen = |key: usize| {
-                    let both = query < padding + prefix && key < padding + prefix;
-                    key >= *padding && (key <= query || both)
-                };
-                values.extend((0..to).map(|key| if seen(key) { 0.0 } else { MASKED }));
-            }
-        }
-        Tensor::from_data(TensorData::new(values, [batch, to - from, to]), device)
+    fn prefix_mask(&self, from: usize, to: usize, device: &Device) -> Option<Tensor<3>> {
+        let prefixes = self.prefix.iter().flatten().copied().chain(std::iter::repeat(0));
+        let row = |(padding, prefix): (&usize, usize)| {
+            let mut tokens = masks::padding(*padding);
+            tokens.extend(masks::prefix(prefix, to - padding));
+            tokens
+        };
+        let rows: Vec<_> = self.padding.iter().zip(prefixes).map(row).collect();
+        Sight::among(&rows).last(to - from).mask(device)
     }
 }

@@ -2,12 +2,15 @@
 
 use super::{BBox, Located};
 
-pub(super) fn encode(boxes: &[Located]) -> String {
+/// Of so many decimals.
+pub(super) fn encode(boxes: &[Located], decimals: usize) -> String {
     let groups = boxes.chunk_by(|a, b| a.label == b.label);
     let one = |same: &[Located]| {
         let boxes: Vec<String> = same
             .iter()
-            .map(|located| located.bbox.corners().map(|share| format!("{share:.3}")).join(","))
+            .map(|located| {
+                located.bbox.corners().map(|share| format!("{share:.decimals$}")).join(",")
+            })
             .collect();
         let label = same[0].label.as_ref().map(|label| format!("{label} ")).unwrap_or_default();
         format!("{label}[{}]", boxes.join(";"))
@@ -15,9 +18,9 @@ pub(super) fn encode(boxes: &[Located]) -> String {
     groups.map(one).collect::<Vec<_>>().join(", ")
 }
 
-pub(super) fn encode_point(point: [f64; 2]) -> String {
+pub(super) fn encode_point(point: [f64; 2], decimals: usize) -> String {
     let [x, y] = point.map(|share| if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) });
-    format!("[{x:.3},{y:.3}]")
+    format!("[{x:.decimals$},{y:.decimals$}]")
 }
 
 /// Lists of numbers in brackets, with their places and what stands before them.

@@ -1,12 +1,13 @@
 //! What the model foretells of rows.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use vlm_nn::ops::{MASKED, cross_entropy};
+use vlm_nn::ops::cross_entropy;
 use vlm_nn::{Between, Pass};
 
 use super::pack::{Row, mask};
 use crate::decode::Decode;
 use crate::fuse::Question;
+use crate::masks::Sight;
 use crate::{Error, GenerativeModel};
 
 /// Pictures of one height and width, as the fusion takes them.
@@ -90,13 +91,9 @@ impl GenerativeModel {
         let tokens = texts.iter().map(Vec::len).max().unwrap_or(0);
         let shape = [texts.len(), tokens];
         let ids: Vec<i64> = texts.iter().flat_map(|text| filled(text, 0, tokens)).collect();
-        let hidden = |text: &Vec<i64>| {
-            (0..tokens).map(|i| if i < text.len() { 0.0 } else { MASKED }).collect::<Vec<f32>>()
-        };
-        let mask: Vec<f32> = texts.iter().flat_map(hidden).collect();
+        let seen = Sight::of([texts.len(), 1, tokens], |row, _, key| key < texts[row].len());
         let rows = self.text.look_up(Tensor::from_data(TensorData::new(ids, shape), &device));
-        let mask = TensorData::new(mask, [texts.len(), 1, tokens]);
-        (rows, Some(Tensor::from_data(mask, &device)))
+        (rows, seen.mask(&device))
     }
 }
 
