@@ -119,10 +119,11 @@ mod tests {
         let boxes = [located("cat", 0.1), located("cat", 0.2), located("dog", 0.3)];
         let text = "cat [0.100,0.100,0.200,0.200;0.200,0.200,0.300,0.300], \
                     dog [0.300,0.300,0.400,0.400]";
-        assert_eq!(encode(&boxes), text);
+        assert_eq!(encode(&boxes, 3), text);
+        assert_eq!(encode(&boxes[2..], 2), "dog [0.30,0.30,0.40,0.40]");
         let labels: Vec<_> = of(text).into_iter().filter_map(|(label, _)| label).collect();
         assert_eq!(labels, ["cat", "cat", "dog"]);
-        assert_eq!(encode_point([0.5, f64::NAN]), "[0.500,0.000]");
+        assert_eq!(encode_point([0.5, f64::NAN], 3), "[0.500,0.000]");
         assert_eq!(find_points("at [0.5, 0.25], not [0.5] or [1,2]"), [[0.5, 0.25]]);
     }
 
