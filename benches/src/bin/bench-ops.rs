@@ -4,7 +4,7 @@
 use criterion::{BatchSize, Criterion};
 
 use burn::tensor::{Device, Distribution, Tensor, activation};
-use vlm_nn::ops::{self, Activation, AttentionShape};
+use vlm_nn::ops::{self, Activation, AttentionShape, Precision};
 
 const PICTURES: usize = 16;
 const TOKENS: usize = 50;
@@ -40,6 +40,27 @@ fn main() {
         activation::gelu(x[0].clone())
     });
     pair("cross-entropy", &[[1, 512, 512]], &cross_entropy, &plain_cross_entropy);
+    let (half, heads) = (WIDTH / HEADS / 2, [PICTURES, TOKENS, WIDTH]);
+    let angles = || Tensor::<3>::ones([1, TOKENS, half], &device) * 0.5;
+    let (cos, sin) = (angles().cos(), angles().sin());
+    let rotate = |x: &Inputs| {
+        let (cos, sin) = (Tensor::from_inner(cos.clone()), Tensor::from_inner(sin.clone()));
+        ops::rotate(x[0].clone(), cos, sin, HEADS)
+    };
+    pair("rotary positions", &[heads], &rotate, &|x| plain_rotate(x, &cos, &sin));
+    pair("gated silu", &[inner, inner], &gated, &|x| activation::silu(x[0].clone()) * x[1].clone());
+
+    // A feed-forward of SmolLM2-135M over 2,048 tokens.
+    let mut group = criterion.benchmark_group("linear");
+    for precision in [Precision::Highest, Precision::High, Precision::Medium] {
+        group.bench_function(format!("{precision:?}").to_lowercase(), |b| {
+            let _precision = precision.scope();
+            let inputs = || inputs(&[[1, 2048, 576], [1, 576, 1536]], &device);
+            let op = |x: &Inputs| ops::linear(x[0].clone(), x[1].clone().squeeze_dim::<2>(0), None);
+            b.iter_batched_ref(inputs, |x| pass(x, &op, &device), BatchSize::PerIteration);
+        });
+    }
+    group.finish();
     criterion.final_summary();
 }
 
@@ -72,6 +93,23 @@ fn plain_attention(x: &Inputs) -> Tensor<3> {
     let scores = split(&x[0]).matmul(split(&x[1]).swap_dims(2, 3)) / (d as f64).sqrt();
     let out = activation::softmax(scores, 3).matmul(split(&x[2]));
     out.swap_dims(1, 2).reshape([b, t, w])
+}
+
+fn gated(x: &Inputs) -> Tensor<3> {
+    ops::gated(x[0].clone(), x[1].clone(), Activation::Silu)
+}
+
+fn plain_rotate(x: &Inputs, cos: &Tensor<3>, sin: &Tensor<3>) -> Tensor<3> {
+    let ([b, t, w], half) = (x[0].dims(), WIDTH / HEADS / 2);
+    let table = |x: &Tensor<3>| Tensor::<3>::from_inner(x.clone()).unsqueeze_dim::<4>(2);
+    let (cos, sin) = (table(cos), table(sin));
+    let x = x[0].clone().reshape([b, t, HEADS, 2 * half]);
+    let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
+    let turned = [
+        first.clone() * cos.clone() - second.clone() * sin.clone(),
+        second * cos + first * sin,
+    ];
+    Tensor::cat(turned.to_vec(), 3).reshape([b, t, w])
 }
 
 fn layer_norm(x: &Inputs) -> Tensor<3> {

@@ -14,6 +14,7 @@ use vlm_datasets::Dataset;
 use vlm_encoders::image::{CLIP_MEAN, CLIP_STD, ImageProcessor};
 use vlm_encoders::text::{Tokenizer, train_clip_bpe};
 use vlm_encoders::{Blueprint, ClipConfig, DualFolder, DualSpec, Start};
+use vlm_nn::ops::Precision;
 use vlm_store::write_file;
 use vlm_train::{Ending, MetricsLog, RunDir, StopFlag, Task, Trainer, describe, peak_memory};
 
@@ -140,10 +141,20 @@ pub fn task(config: &RunConfig, parts: &Parts) -> Result<ContrastiveTask> {
 }
 
 /// Trains, measures and reports.
-pub fn run(args: Args, device_name: &str, device: &Device) -> Result<ExitCode> {
+pub fn run(
+    args: Args,
+    precision: Option<Precision>,
+    device_name: &str,
+    device: &Device,
+) -> Result<ExitCode> {
     let mut settings = args.set.clone();
     settings.extend(args.seed.map(|seed| format!("seed={seed}")));
-    let config = RunConfig::read(&args.config, &settings)?;
+    let mut config = RunConfig::read(&args.config, &settings)?;
+    if let Some(precision) = precision {
+        config.train.matmul_precision = precision;
+    }
+    // For the measurements at the end, too.
+    let _precision = config.train.matmul_precision.scope();
     let out = args
         .out
         .unwrap_or_else(|| Path::new("runs").join(args.config.file_stem().unwrap_or_default()));

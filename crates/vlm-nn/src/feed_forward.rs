@@ -41,10 +41,7 @@ impl FeedForward {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let inner = match &self.gate {
             None => ops::activate(self.up.forward(x), self.activation),
-            Some(gate) => {
-                let open = ops::activate(gate.forward(x.clone()), self.activation);
-                open * self.up.forward(x)
-            }
+            Some(gate) => ops::gated(gate.forward(x.clone()), self.up.forward(x), self.activation),
         };
         self.down.forward(inner)
     }

@@ -5,6 +5,8 @@ use std::f64::consts::TAU;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::ops;
+
 /// Turns the pairs `(i, i + d/2)` of each head by an angle that grows with the position, the
 /// layout of Hugging Face's Llama, Qwen and Gemma files (Meta's own pairs neighbours).
 #[derive(Clone, Debug, PartialEq)]
@@ -75,11 +77,11 @@ pub enum RopeScaling {
     },
 }
 
-/// Cosine and sine of the angles of some positions, `[batch or 1, tokens, 1, head_dim / 2]` each.
+/// Cosine and sine of the angles of some positions, `[batch or 1, tokens, head_dim / 2]` each.
 #[derive(Clone, Debug)]
 pub struct Angles {
-    cos: Tensor<4>,
-    sin: Tensor<4>,
+    cos: Tensor<3>,
+    sin: Tensor<3>,
 }
 
 impl Rotary {
@@ -180,7 +182,7 @@ impl Rotary {
             }
         }
         let table = |values: Vec<f32>| {
-            Tensor::from_data(TensorData::new(values, [rows.len(), tokens, 1, half]), device)
+            Tensor::from_data(TensorData::new(values, [rows.len(), tokens, half]), device)
         };
         Angles { cos: table(cos), sin: table(sin) }
     }
@@ -189,13 +191,6 @@ impl Rotary {
 impl Angles {
     /// Turns `x: [batch, tokens, heads · head_dim]`.
     pub fn turn(&self, x: Tensor<3>, heads: usize) -> Tensor<3> {
-        let [batch, tokens, width] = x.dims();
-        let half = width / heads / 2;
-        let x = x.reshape([batch, tokens, heads, 2 * half]);
-        let a = x.clone().narrow(3, 0, half);
-        let b = x.narrow(3, half, half);
-        let first = a.clone() * self.cos.clone() - b.clone() * self.sin.clone();
-        let second = b * self.cos.clone() + a * self.sin.clone();
-        Tensor::cat(vec![first, second], 3).reshape([batch, tokens, width])
+        ops::rotate(x, self.cos.clone(), self.sin.clone(), heads)
     }
 }

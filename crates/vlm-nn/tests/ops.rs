@@ -208,6 +208,48 @@ fn activations() {
     }
 }
 
+#[test]
+fn gated() {
+    for kind in [Activation::Silu, Activation::GeluTanh] {
+        for (n, d) in [(3, 8), (130, 333)] {
+            check::<2, 2>(
+                &format!("gated {kind:?}"),
+                &[[n, d], [n, d]],
+                &|x| ops::gated(x[0].clone() * 3.0, x[1].clone(), kind),
+                &|x| ops::activate(x[0].clone() * 3.0, kind) * x[1].clone(),
+            );
+        }
+    }
+}
+
+#[test]
+fn rotate() {
+    for (batch, of_angles, heads) in [(1, 1, 1), (3, 1, 2), (3, 3, 5)] {
+        let (tokens, half) = (7, 4);
+        let tables = |device: &Device| {
+            let angles = input([of_angles, tokens, half], 5, device) * 2.0;
+            (angles.clone().cos(), angles.sin())
+        };
+        check::<3, 3>(
+            "rotate",
+            &[[batch, tokens, 2 * half * heads]],
+            &|x| {
+                let (cos, sin) = tables(&x[0].device());
+                ops::rotate(x[0].clone(), cos, sin, heads)
+            },
+            &|x| {
+                let (cos, sin) = tables(&x[0].device());
+                let (cos, sin) = (cos.unsqueeze_dim::<4>(2), sin.unsqueeze_dim::<4>(2));
+                let x = x[0].clone().reshape([batch, tokens, heads, 2 * half]);
+                let (a, b) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
+                let first = a.clone() * cos.clone() - b.clone() * sin.clone();
+                let second = b * cos + a * sin;
+                Tensor::cat(vec![first, second], 3).reshape([batch, tokens, 2 * half * heads])
+            },
+        );
+    }
+}
+
 /// Attention as the textbook writes it.
 fn plain_attention(x: &[Tensor<3>], mask: Option<Tensor<3>>, s: AttentionShape) -> Tensor<3> {
     let split = |x: &Tensor<3>, heads: usize| {

@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
+use vlm_nn::ops::Precision;
 use vlm_store::{Float, TensorFiles, TensorSpec, write_tensors};
 
 use crate::BoxError;
@@ -57,6 +58,8 @@ impl FeatureCache {
         progress: &dyn Fn(usize, usize),
         make: &mut dyn FnMut(std::ops::Range<usize>) -> Result<Vectors, BoxError>,
     ) -> Result<Vectors, BoxError> {
+        // What is kept is exact, however exact the run is that asks first.
+        let _precision = Precision::Highest.scope();
         let dir = self.dir.join(format!("{:032x}", hash(about)));
         std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         let keys: Vec<u128> = items.iter().map(hash).collect();

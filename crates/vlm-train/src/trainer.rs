@@ -7,6 +7,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
 use serde::{Deserialize, Serialize};
+use vlm_nn::ops::Precision;
 use vlm_nn::params;
 
 use crate::{
@@ -39,6 +40,8 @@ pub struct TrainConfig {
     pub checkpoint_every: u64,
     /// Checkpoints that are kept.
     pub keep: usize,
+    /// How exactly matrices are multiplied.
+    pub matmul_precision: Precision,
 }
 
 impl Default for TrainConfig {
@@ -54,6 +57,7 @@ impl Default for TrainConfig {
             validate_every: 1,
             checkpoint_every: 0,
             keep: 2,
+            matmul_precision: Precision::Highest,
         }
     }
 }
@@ -163,6 +167,7 @@ impl Trainer<'_> {
         model: T::Model,
         device: &Device,
     ) -> Result<Ending, Error> {
+        let _precision = self.train.matmul_precision.scope();
         let per_epoch = task.batches_per_epoch() as u64;
         let accumulate = self.train.accumulate as u64;
         let schedule = self.train.schedule(self.optim.lr, task.batches_per_epoch())?;

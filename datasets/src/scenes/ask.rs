@@ -25,7 +25,8 @@ pub(super) struct Row {
     pub form: String,
     pub question: String,
     pub answer: Option<String>,
-    pub region: Option<(String, [f64; 4])>,
+    /// The boxes that answer it, if no words do, with their labels.
+    pub regions: Vec<(String, [f64; 4])>,
     /// Whether it is about a pair of colour and shape that only one split has.
     pub unseen: bool,
 }
@@ -39,8 +40,9 @@ impl Row {
         if let Some(answer) = &self.answer {
             row.insert("answer".into(), answer.as_str().into());
         }
-        if let Some((label, corners)) = &self.region {
-            row.insert("boxes".into(), json!([{"label": label, "box": corners}]));
+        if !self.regions.is_empty() {
+            let one = |(label, corners): &(String, [f64; 4])| json!({"label": label, "box": corners});
+            row.insert("boxes".into(), self.regions.iter().map(one).collect());
         }
         row.insert("kind".into(), self.kind.into());
         Value::Object(row)
@@ -48,7 +50,7 @@ impl Row {
 }
 
 fn row(kind: &'static str, form: &str, question: String, answer: &str, unseen: bool) -> Row {
-    Row { kind, form: form.into(), question, answer: Some(answer.into()), region: None, unseen }
+    Row { kind, form: form.into(), question, answer: Some(answer.into()), regions: Vec::new(), unseen }
 }
 
 /// All that can be asked, a list for each kind.
@@ -230,10 +232,25 @@ fn boxes(scene: &Scene) -> Vec<Row> {
             form: "box".into(),
             question: format!("Where is the {name}?"),
             answer: None,
-            region: Some((name, shares(thing))),
+            regions: vec![(name, shares(thing))],
             unseen: thing.is_unseen(),
         })
         .collect()
+}
+
+/// Everything with its box, from left to right: it teaches where things are in fewer pictures than
+/// questions about one of them do.
+pub(super) fn list(scene: &Scene) -> Row {
+    let mut things: Vec<&Thing> = scene.things.iter().collect();
+    things.sort_by(|a, b| a.edges()[0].total_cmp(&b.edges()[0]));
+    Row {
+        kind: "list",
+        form: "list".into(),
+        question: "List all things with their boxes, from left to right.".into(),
+        answer: None,
+        regions: things.into_iter().map(|thing| (plain(thing), shares(thing))).collect(),
+        unseen: false,
+    }
 }
 
 /// Its box as shares of the picture, to four decimals.

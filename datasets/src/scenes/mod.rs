@@ -26,7 +26,7 @@ use random::Dice;
 /// Side of a picture.
 pub(crate) const SIDE: u32 = 96;
 /// Changes when what is made does, so that an older set is made anew.
-const VERSION: &str = "scenes 1\n";
+const VERSION: &str = "scenes 2\n";
 const SEED: u64 = 2026;
 
 /// A part of the set.
@@ -36,14 +36,17 @@ pub(crate) struct Split {
     /// Whether each picture has a thing whose colour and shape never come together elsewhere, and
     /// what is asked is about it.
     unseen: bool,
+    /// Whether all things of a picture are asked for, too. That is for learning: what is measured
+    /// are single answers.
+    listed: bool,
 }
 
 /// The whole set.
 pub(crate) const SPLITS: [Split; 4] = [
-    Split { name: "train", pictures: 8000, unseen: false },
-    Split { name: "val", pictures: 500, unseen: false },
-    Split { name: "test", pictures: 1000, unseen: false },
-    Split { name: "test-unseen", pictures: 500, unseen: true },
+    Split { name: "train", pictures: 8000, unseen: false, listed: true },
+    Split { name: "val", pictures: 500, unseen: false, listed: false },
+    Split { name: "test", pictures: 1000, unseen: false, listed: false },
+    Split { name: "test-unseen", pictures: 500, unseen: true, listed: false },
 ];
 
 /// Whether the folder holds the set as this version makes it.
@@ -111,9 +114,14 @@ fn write_splits(dir: &Path, splits: &[Split]) -> Result<(), Error> {
         }
         write(&dir.join(format!("captions-{}.jsonl", split.name)), captions.as_bytes())?;
         let mut questions = String::new();
-        for (i, row) in balance::rows(&scenes, split.unseen, dice(number as u64, u64::MAX)) {
-            questions += &line(&row.json(&file(split, i)));
-            answers.extend(row.answer);
+        let rows = balance::rows(&scenes, split.unseen, dice(number as u64, u64::MAX));
+        for rows in rows.chunk_by(|a, b| a.0 == b.0) {
+            let picture = rows[0].0;
+            let list = split.listed.then(|| ask::list(&scenes[picture]));
+            for row in rows.iter().map(|(_, row)| row).chain(&list) {
+                questions += &line(&row.json(&file(split, picture)));
+                answers.extend(row.answer.clone());
+            }
         }
         write(&dir.join(format!("{}.jsonl", split.name)), questions.as_bytes())?;
         answers.sort();

@@ -6,7 +6,7 @@ use super::layout::{COLORS, Thing};
 use super::*;
 
 fn small(name: &'static str, pictures: usize, unseen: bool) -> Vec<Scene> {
-    scenes(7, &Split { name, pictures, unseen })
+    scenes(7, &Split { name, pictures, unseen, listed: false })
 }
 
 fn rows(scenes: &[Scene], unseen: bool) -> Vec<(usize, Row)> {
@@ -190,7 +190,7 @@ fn a_set_of_another_version_is_made_anew_and_opens() {
     std::fs::create_dir(&old).unwrap();
     std::fs::write(old.join("version.txt"), "scenes 0\n").unwrap();
     assert!(!is_made(&old));
-    let split = |name, unseen| Split { name, pictures: 60, unseen };
+    let split = |name, unseen| Split { name, pictures: 60, unseen, listed: !unseen };
     let made = make(cache.path(), &[split("val", false), split("test-unseen", true)]).unwrap();
     assert!(is_made(&made));
     assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 1, "something is left over");
@@ -200,4 +200,11 @@ fn a_set_of_another_version_is_made_anew_and_opens() {
     let test = open("test-unseen");
     assert!(test.iter().any(|sample| !sample.boxes.is_empty() && sample.answer().is_empty()));
     assert_eq!(open("captions-val").len(), 60);
+    let lists: Vec<_> =
+        open("val").into_iter().filter(|s| s.kind.as_deref() == Some("list")).collect();
+    assert_eq!(lists.len(), 60, "a picture has no list of its things");
+    for list in lists {
+        let left: Vec<f64> = list.boxes.iter().map(|region| region.corners[0]).collect();
+        assert!(left.is_sorted(), "{left:?}");
+    }
 }

@@ -13,7 +13,7 @@ use crate::decode::{Decode, Generation, Prompt, Sampling, generate, go_on};
 use crate::{Error, GenerativeFolder, Prepared};
 
 /// Questions that are answered together.
-const TOGETHER: usize = 16;
+const TOGETHER: usize = 128;
 
 /// What a model answers to the last question of each conversation; `heard` is told how many have
 /// been answered. Conversations about one picture that stand beside each other are put to the model
@@ -29,26 +29,33 @@ pub fn ask(
     heard: &mut dyn FnMut(usize),
 ) -> Result<Vec<String>, Error> {
     let mut said = Vec::with_capacity(conversations.len());
-    for about in conversations.chunk_by(|a, b| a.pictures == b.pictures) {
+    let mut asked: Vec<Vec<Prepared>> = Vec::new();
+    let about = conversations.chunk_by(|a, b| a.pictures == b.pictures);
+    let mut parts = about.flat_map(|about| about.chunks(TOGETHER)).peekable();
+    while let Some(about) = parts.next() {
         let paths = if telling.blind { &[][..] } else { &about[0].pictures[..] };
         let pictures = paths
             .iter()
             .map(|path| load(path))
             .collect::<Result<Vec<RgbImage>, _>>()
             .map_err(vlm_encoders::Error::from)?;
-        for some in about.chunks(TOGETHER) {
-            let asked = some
-                .iter()
-                .map(|conversation| folder.asked(conversation, &pictures, telling))
-                .collect::<Result<Vec<Prepared>, Error>>()?;
-            for answer in folder.answers(&asked, said.len() as u64, sampling)? {
-                let ids: Vec<i64> =
-                    answer.ids.into_iter().filter(|id| !sampling.eos.contains(id)).collect();
-                let text = folder.tokenizer.decode(&ids).map_err(vlm_encoders::Error::from)?;
-                said.push(text.trim().to_owned());
-            }
-            heard(said.len());
+        let questions = about
+            .iter()
+            .map(|conversation| folder.asked(conversation, &pictures, telling))
+            .collect::<Result<Vec<Prepared>, Error>>()?;
+        asked.push(questions);
+        let waiting: usize = asked.iter().map(Vec::len).sum();
+        if parts.peek().is_some_and(|next| waiting + next.len() <= TOGETHER) {
+            continue;
         }
+        for answer in folder.answers(&asked, said.len() as u64, sampling)? {
+            let ids: Vec<i64> =
+                answer.ids.into_iter().filter(|id| !sampling.eos.contains(id)).collect();
+            let text = folder.tokenizer.decode(&ids).map_err(vlm_encoders::Error::from)?;
+            said.push(text.trim().to_owned());
+        }
+        asked.clear();
+        heard(said.len());
     }
     Ok(said)
 }
@@ -75,62 +82,79 @@ impl GenerativeFolder {
         }
     }
 
-    /// The answers to questions about the same pictures.
+    /// The answers to questions, a list for each picture (or group of pictures) that they are about.
     fn answers(
         &self,
-        asked: &[Prepared],
+        asked: &[Vec<Prepared>],
         stream: u64,
         sampling: &Sampling,
     ) -> Result<Vec<Generation>, Error> {
         let model = &self.model;
         let mut quiet = |_: usize, _: i64| ControlFlow::Continue(());
-        let streams = |rows: &[usize]| rows.iter().map(|row| stream + *row as u64).collect();
-        let Some(first) = asked.first() else { return Ok(Vec::new()) };
         let apart = model.prefix() || model.reads_question() || model.gates().is_some();
-        if apart || asked.len() == 1 || !sampling.cached {
-            let mut prompt = model.prompt(asked)?;
-            prompt.streams = streams(&(0..asked.len()).collect::<Vec<_>>());
-            return generate(model, &prompt, sampling, &mut quiet);
+        if apart || !sampling.cached {
+            let mut said = Vec::new();
+            for asked in asked {
+                let mut prompt = model.prompt(asked)?;
+                let from = stream + said.len() as u64;
+                prompt.streams = (from..from + asked.len() as u64).collect();
+                said.extend(generate(model, &prompt, sampling, &mut quiet)?);
+            }
+            return Ok(said);
         }
-        // What all begin with is looked at once; something has to be left to go on from.
-        let alike = |other: &Prepared| {
+        let all: Vec<&Prepared> = asked.iter().flatten().collect();
+        // What each is about.
+        let about: Vec<usize> =
+            asked.iter().enumerate().flat_map(|(i, of)| vec![i; of.len()]).collect();
+        let Some(first) = all.first() else { return Ok(Vec::new()) };
+        // What all begin with is looked at once a picture; something has to be left to go on from.
+        let alike = |other: &&Prepared| {
             let both = first.ids().iter().zip(other.ids());
             both.take_while(|(a, b)| a == b).count().min(other.ids().len() - 1)
         };
-        let shared = asked.iter().map(alike).min().unwrap_or(0);
-        let pictures = model.picture_rows(first.pictures())?;
-        let rows = asked
-            .iter()
-            .map(|prepared| model.rows(prepared.ids(), pictures.clone()))
-            .collect::<Result<Vec<Tensor<2>>, Error>>()?;
+        let shared = all.iter().map(alike).min().unwrap_or(0);
+        let mut rows: Vec<Tensor<2>> = Vec::with_capacity(all.len());
+        let mut beginnings = Vec::new();
+        for asked in asked {
+            let Some(first) = asked.first() else { continue };
+            let pictures = model.picture_rows(first.pictures())?;
+            for (i, prepared) in asked.iter().enumerate() {
+                let row = model.rows(prepared.ids(), pictures.clone())?;
+                if i == 0 {
+                    beginnings.push(row.clone().narrow(0, 0, shared).unsqueeze_dim::<3>(0));
+                }
+                rows.push(row);
+            }
+        }
         let width = rows[0].dims()[1];
         let mut beginning = model.new_cache();
         if shared > 0 {
-            let x = rows[0].clone().narrow(0, 0, shared).reshape([1, shared, width]);
+            let x = Tensor::cat(beginnings, 0);
             model.extend(x, &mut Pass::new().with_cache(&mut beginning));
         }
-        let mut said: Vec<Option<Generation>> = vec![None; asked.len()];
-        let mut lengths: Vec<usize> = asked.iter().map(|prepared| prepared.ids().len()).collect();
+        let mut said: Vec<Option<Generation>> = vec![None; all.len()];
+        let mut lengths: Vec<usize> = all.iter().map(|prepared| prepared.ids().len()).collect();
         lengths.sort_unstable();
         lengths.dedup();
         for length in lengths {
             let of: Vec<usize> =
-                (0..asked.len()).filter(|i| asked[*i].ids().len() == length).collect();
+                (0..all.len()).filter(|i| all[*i].ids().len() == length).collect();
             let rest = length - shared;
             let x = of
                 .iter()
                 .map(|i| rows[*i].clone().narrow(0, shared, rest).reshape([1, rest, width]));
             let prompt = Prompt {
                 rows: Tensor::cat(x.collect(), 0),
-                ids: of.iter().map(|i| asked[*i].ids().to_vec()).collect(),
+                ids: of.iter().map(|i| all[*i].ids().to_vec()).collect(),
                 padding: vec![0; of.len()],
                 prefix: None,
                 beside: None,
-                streams: streams(&of),
+                streams: of.iter().map(|i| stream + *i as u64).collect(),
             };
             let mut cache = beginning.clone();
             if shared > 0 {
-                cache.keep(&vec![0; of.len()]);
+                let of: Vec<usize> = of.iter().map(|i| about[*i]).collect();
+                cache.keep(&of);
             }
             let answers = go_on(model, &mut cache, &prompt, sampling, &mut quiet)?;
             for (i, answer) in of.into_iter().zip(answers) {

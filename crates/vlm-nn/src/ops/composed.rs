@@ -2,7 +2,7 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::Shape;
+use burn::tensor::{Shape, Slice};
 
 use super::kernels::{Activation, Heads};
 
@@ -157,6 +157,44 @@ fn sigmoid_unit_slope<B: Backend>(x: F<B>, s: f64) -> F<B> {
     let rest = shift::<B>(scale::<B>(sig.clone(), -1.0), 1.0);
     let inner = shift::<B>(B::float_mul(scale::<B>(x, s), rest), 1.0);
     B::float_mul(sig, inner)
+}
+
+pub fn gated_forward<B: Backend>(gate: F<B>, up: F<B>, kind: Activation) -> F<B> {
+    B::float_mul(activate_forward::<B>(gate, kind), up)
+}
+
+pub fn gated_backward<B: Backend>(
+    gate: F<B>,
+    up: F<B>,
+    grad: F<B>,
+    kind: Activation,
+) -> [F<B>; 2] {
+    let open = activate_forward::<B>(gate.clone(), kind);
+    let to_gate = activate_backward::<B>(gate, B::float_mul(grad.clone(), up), kind);
+    [to_gate, B::float_mul(grad, open)]
+}
+
+pub fn rotate<B: Backend>(x: F<B>, cos: F<B>, sin: F<B>, heads: usize) -> F<B> {
+    let shape = x.shape();
+    let (batch, tokens, width) = (shape[0], shape[1], shape[2]);
+    let half = width / heads / 2;
+    let x = B::float_reshape(x, Shape::new([batch, tokens, heads, 2 * half]));
+    let part = |from: usize| {
+        let all = |len| Slice::from(0..len);
+        let own = Slice::from(from..from + half);
+        B::float_slice(x.clone(), &[all(batch), all(tokens), all(heads), own])
+    };
+    let table = |x: F<B>| {
+        let s = x.shape();
+        B::float_reshape(x, Shape::new([s[0], s[1], 1, s[2]]))
+    };
+    let (a, b, cos, sin) = (part(0), part(half), table(cos), table(sin));
+    let first = B::float_sub(
+        B::float_mul(a.clone(), cos.clone()),
+        B::float_mul(b.clone(), sin.clone()),
+    );
+    let second = B::float_add(B::float_mul(b, cos), B::float_mul(a, sin));
+    B::float_reshape(B::float_cat(vec![first, second], 3), shape)
 }
 
 /// `[batch, tokens, heads · d]` to `[batch, heads, tokens, d]`.

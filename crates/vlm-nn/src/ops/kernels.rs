@@ -106,6 +106,32 @@ pub trait Kernels: Backend {
     ) -> FloatTensor<Self> {
         composed::activate_backward::<Self>(x, grad, kind)
     }
+    /// The activation of each gate, times `up`; both `[rows, width]`.
+    fn gated_forward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        kind: Activation,
+    ) -> FloatTensor<Self> {
+        composed::gated_forward::<Self>(gate, up, kind)
+    }
+    /// The gradients of gate and up.
+    fn gated_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        kind: Activation,
+    ) -> [FloatTensor<Self>; 2] {
+        composed::gated_backward::<Self>(gate, up, grad, kind)
+    }
+    /// Turns the pairs of each head of x; cosine and sine are `[batch or 1, tokens, head_dim / 2]`.
+    fn rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        composed::rotate::<Self>(x, cos, sin, heads)
+    }
     /// Returns the output and the log-sum-exp of each row's scores `[batch, heads, queries]`.
     fn attention_forward(
         q: FloatTensor<Self>,

@@ -11,6 +11,8 @@
 //! | [`attention`] | q, k, v, output and one number a row; never the score matrix |
 //! | [`layer_norm`], [`rms_norm`] | input and one or two numbers a row |
 //! | [`activate`] | input |
+//! | [`gated`] | both inputs |
+//! | [`rotate`] | cosine and sine |
 //! | [`cross_entropy`] | logits and one number a row |
 
 mod composed;
@@ -18,10 +20,12 @@ mod composed;
 mod flex;
 mod kernels;
 mod optimizer;
+mod precision;
 mod recorded;
 
 pub use kernels::{Activation, Kernels};
 pub use optimizer::{AdamWStep, adamw_step, average, square_sum};
+pub use precision::{Precision, PrecisionScope};
 pub use recorded::{Bias, Mask, Ops};
 
 use burn::backend::Dispatch;
@@ -80,6 +84,39 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
 /// Applies an [`Activation`] to each value.
 pub fn activate<const D: usize>(x: Tensor<D>, kind: Activation) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as Ops>::activate_op(x.into_dispatch(), kind))
+}
+
+/// The activation of a gate times what it lets through, `act(gate) · up`.
+///
+/// # Panics
+/// If the two differ in shape.
+pub fn gated<const D: usize>(gate: Tensor<D>, up: Tensor<D>, kind: Activation) -> Tensor<D> {
+    let dims = gate.dims();
+    assert_eq!(dims, up.dims(), "gated: the gate is not shaped as what it lets through");
+    let (gate, up) = (rows(gate).into_dispatch(), rows(up).into_dispatch());
+    Tensor::<2>::from_dispatch(<Dispatch as Ops>::gated_op(gate, up, kind)).reshape(dims)
+}
+
+/// Turns the pairs `(i, i + head_dim / 2)` of each head by angles whose cosine and sine are given:
+/// rotary position embedding (Su et al. 2021, arXiv 2104.09864).
+///
+/// `x: [batch, tokens, heads · head_dim]`, `cos` and `sin: [batch or 1, tokens, head_dim / 2]`, which
+/// get no gradient; the result has x's shape.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn rotate(x: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>, heads: usize) -> Tensor<3> {
+    let ([batch, tokens, width], [b, t, half]) = (x.dims(), cos.dims());
+    assert!(
+        (b == batch || b == 1) && t == tokens && 2 * half * heads == width && sin.dims() == cos.dims(),
+        "rotate: angles [{b}, {t}, {half}] do not fit [{batch}, {tokens}, {width}] of {heads} heads"
+    );
+    Tensor::from_dispatch(<Dispatch as Ops>::rotate_op(
+        x.into_dispatch(),
+        cos.into_dispatch(),
+        sin.into_dispatch(),
+        heads,
+    ))
 }
 
 /// How [`attention`] is shaped and masked.

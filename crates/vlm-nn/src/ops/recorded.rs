@@ -63,6 +63,19 @@ pub trait Ops: Backend {
     fn rms_norm_op(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f64) -> FloatTensor<Self>;
     /// See [`activate`](super::activate).
     fn activate_op(x: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self>;
+    /// See [`gated`](super::gated).
+    fn gated_op(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        kind: Activation,
+    ) -> FloatTensor<Self>;
+    /// See [`rotate`](super::rotate).
+    fn rotate_op(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self>;
     /// See [`attention`](super::attention).
     fn attention_op(
         q: FloatTensor<Self>,
@@ -112,6 +125,21 @@ macro_rules! plain {
             }
             fn activate_op(x: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self> {
                 Self::activate_forward(x, kind)
+            }
+            fn gated_op(
+                gate: FloatTensor<Self>,
+                up: FloatTensor<Self>,
+                kind: Activation,
+            ) -> FloatTensor<Self> {
+                Self::gated_forward(gate, up, kind)
+            }
+            fn rotate_op(
+                x: FloatTensor<Self>,
+                cos: FloatTensor<Self>,
+                sin: FloatTensor<Self>,
+                heads: usize,
+            ) -> FloatTensor<Self> {
+                Self::rotate(x, cos, sin, heads)
             }
             fn attention_op(
                 q: FloatTensor<Self>,
@@ -274,6 +302,42 @@ impl<B: Kernels, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         match Backward::<B, 1>::prepare::<C>(Activate, guards).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((x.clone(), kind), B::activate_forward(x, kind)),
             OpsKind::UnTracked(prep) => prep.finish(B::activate_forward(x, kind)),
+        }
+    }
+
+    fn gated_op(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        kind: Activation,
+    ) -> FloatTensor<Self> {
+        backward!(Gated, 2, ([FloatTensor<B>; 2], Activation), |([gate, up], kind), grad| {
+            B::gated_backward(gate, up, grad, kind)
+        });
+        let guards = [gate.node(), up.node()];
+        let (gate, up) = (gate.into_primitive(), up.into_primitive());
+        let out = B::gated_forward(gate.clone(), up.clone(), kind);
+        match Backward::<B, 2>::prepare::<C>(Gated, guards).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(([gate, up], kind), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
+    fn rotate_op(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        // What turned one way turns back: the transpose of a turn has the opposite sine.
+        backward!(Rotate, 1, ([FloatTensor<B>; 2], usize), |([cos, sin], heads), grad| {
+            [B::rotate(grad, cos, B::float_neg(sin), heads)]
+        });
+        let guards = [x.node()];
+        let (x, cos, sin) = (x.into_primitive(), cos.into_primitive(), sin.into_primitive());
+        let out = B::rotate(x, cos.clone(), sin.clone(), heads);
+        match Backward::<B, 1>::prepare::<C>(Rotate, guards).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(([cos, sin], heads), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }
 

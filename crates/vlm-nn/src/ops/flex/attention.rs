@@ -285,6 +285,15 @@ pub fn backward(plan: &Plan, saved: &Saved, grad: &[f32]) -> [Vec<f32>; 3] {
     gradients
 }
 
+/// eˣ, and 0 where it would not count beside the row's largest: masked keys would else weigh so
+/// little that processors take a hundred times as long to multiply with it (subnormal numbers).
+#[inline(always)]
+fn weight(x: f32) -> f32 {
+    const NOTHING: f32 = 1e-20;
+    let e = exp(x);
+    if e < NOTHING { 0.0 } else { e }
+}
+
 simd! {
     /// Turns scores into probabilities over the visible keys; returns their log-sum-exp.
     fn softmax_row(row: &mut [f32], visible: usize) -> f32 {
@@ -292,7 +301,7 @@ simd! {
         hidden.fill(0.0);
         let max = max_of(row);
         for x in row.iter_mut() {
-            *x = exp(*x - max);
+            *x = weight(*x - max);
         }
         let sum = sum_map(row.len(), |i| row[i]);
         let by = 1.0 / sum;
@@ -311,7 +320,7 @@ simd! {
         p[visible..].fill(0.0);
         dp[visible..].fill(0.0);
         for (p, dp) in p[..visible].iter_mut().zip(&mut dp[..visible]) {
-            *p = exp(*p - lse);
+            *p = weight(*p - lse);
             *dp = *p * (*dp - level) * scale;
         }
     }

@@ -11,6 +11,8 @@ mod linear;
 mod product;
 mod rows;
 mod simd;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod tiles;
 
 use std::mem::MaybeUninit;
 
@@ -242,6 +244,36 @@ impl Kernels for Flex {
         // Copied first if somebody else holds it.
         activation::backward(x.storage(), grad.storage_mut(), kind);
         grad
+    }
+
+    fn gated_forward(gate: F, up: F, kind: Activation) -> F {
+        if !all_f32(&[&gate, &up]) {
+            return composed::gated_forward::<Self>(gate, up, kind);
+        }
+        let shape = gate.layout().shape().clone();
+        let (gate, up) = (values(gate), values(up));
+        tensor(activation::gated(gate.storage(), up.storage(), kind), shape)
+    }
+
+    fn gated_backward(gate: F, up: F, grad: F, kind: Activation) -> [F; 2] {
+        if !all_f32(&[&gate, &up, &grad]) {
+            return composed::gated_backward::<Self>(gate, up, grad, kind);
+        }
+        let shape = gate.layout().shape().clone();
+        let (gate, up, mut grad) = (values(gate), values(up), values(grad));
+        // Copied first if somebody else holds it.
+        let to_gate =
+            activation::gated_backward(gate.storage(), up.storage(), grad.storage_mut(), kind);
+        [tensor(to_gate, shape), grad]
+    }
+
+    fn rotate(x: F, cos: F, sin: F, heads: usize) -> F {
+        if !all_f32(&[&x, &cos, &sin]) {
+            return composed::rotate::<Self>(x, cos, sin, heads);
+        }
+        let shape = x.layout().shape().clone();
+        let (x, cos, sin) = (values(x), values(cos), values(sin));
+        tensor(rows::rotate(x.storage(), cos.storage(), sin.storage(), shape[2], heads), shape)
     }
 
     fn attention_forward(q: F, k: F, v: F, mask: Option<F>, heads: Heads) -> [F; 2] {

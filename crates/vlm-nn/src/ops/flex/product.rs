@@ -3,6 +3,11 @@
 use burn::backend::flex::FlexTensor;
 use gemm::Parallelism;
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use super::tiles;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use crate::ops::Precision;
+
 /// A matrix that is only read.
 #[derive(Clone, Copy)]
 pub struct View {
@@ -47,6 +52,14 @@ pub unsafe fn product(
     threads: bool,
 ) {
     let work = m.saturating_mul(n).saturating_mul(k);
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if alpha == 1.0 && Precision::current() != Precision::Highest {
+        let (rest, threads) = (Precision::current() == Precision::High, threads && work >= PARALLEL);
+        // SAFETY: what the caller promises.
+        if unsafe { tiles::product([m, n, k], (dst, rs), lhs, rhs, add, rest, threads) } {
+            return;
+        }
+    }
     let threads =
         if threads && work >= PARALLEL { Parallelism::Rayon(0) } else { Parallelism::None };
     // SAFETY: what the caller promises.

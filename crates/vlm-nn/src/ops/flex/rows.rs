@@ -160,7 +160,39 @@ pub fn cross_entropy_backward(
     }
 }
 
+/// Turns the pairs of each head of rows `[rows, width]`; the angles of a row are those of the same
+/// row of `cos` and `sin`, which may be those of one sample.
+pub fn rotate(x: &[f32], cos: &[f32], sin: &[f32], width: usize, heads: usize) -> Vec<f32> {
+    let half = width / heads / 2;
+    // SAFETY: `rotate_row` writes both halves of every head.
+    unsafe {
+        filled(x.len(), width, |start, part| {
+            for (i, out) in part.chunks_exact_mut(width).enumerate() {
+                let at = start + i * width;
+                let angle = at / width * half % cos.len();
+                rotate_row(
+                    &x[at..at + width],
+                    out,
+                    &cos[angle..angle + half],
+                    &sin[angle..angle + half],
+                );
+            }
+        })
+    }
+}
+
 simd! {
+    fn rotate_row(x: &[f32], out: &mut [MaybeUninit<f32>], cos: &[f32], sin: &[f32]) {
+        let half = cos.len();
+        for (x, out) in x.chunks_exact(2 * half).zip(out.chunks_exact_mut(2 * half)) {
+            let ((a, b), (first, second)) = (x.split_at(half), out.split_at_mut(half));
+            for i in 0..half {
+                first[i].write(a[i] * cos[i] - b[i] * sin[i]);
+                second[i].write(b[i] * cos[i] + a[i] * sin[i]);
+            }
+        }
+    }
+
     fn layer_norm_group(
         x: &[f32], w: &[f32], b: &[f32], eps: f32, y: &mut [MaybeUninit<f32>], stats: &mut [f32],
     ) {
