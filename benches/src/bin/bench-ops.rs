@@ -105,10 +105,8 @@ fn plain_rotate(x: &Inputs, cos: &Tensor<3>, sin: &Tensor<3>) -> Tensor<3> {
     let (cos, sin) = (table(cos), table(sin));
     let x = x[0].clone().reshape([b, t, HEADS, 2 * half]);
     let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
-    let turned = [
-        first.clone() * cos.clone() - second.clone() * sin.clone(),
-        second * cos + first * sin,
-    ];
+    let turned =
+        [first.clone() * cos.clone() - second.clone() * sin.clone(), second * cos + first * sin];
     Tensor::cat(turned.to_vec(), 3).reshape([b, t, w])
 }
 

@@ -41,7 +41,8 @@ impl Row {
             row.insert("answer".into(), answer.as_str().into());
         }
         if !self.regions.is_empty() {
-            let one = |(label, corners): &(String, [f64; 4])| json!({"label": label, "box": corners});
+            let one =
+                |(label, corners): &(String, [f64; 4])| json!({"label": label, "box": corners});
             row.insert("boxes".into(), self.regions.iter().map(one).collect());
         }
         row.insert("kind".into(), self.kind.into());
@@ -50,7 +51,14 @@ impl Row {
 }
 
 fn row(kind: &'static str, form: &str, question: String, answer: &str, unseen: bool) -> Row {
-    Row { kind, form: form.into(), question, answer: Some(answer.into()), regions: Vec::new(), unseen }
+    Row {
+        kind,
+        form: form.into(),
+        question,
+        answer: Some(answer.into()),
+        regions: Vec::new(),
+        unseen,
+    }
 }
 
 /// All that can be asked, a list for each kind.

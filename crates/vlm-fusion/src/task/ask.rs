@@ -137,8 +137,7 @@ impl GenerativeFolder {
         lengths.sort_unstable();
         lengths.dedup();
         for length in lengths {
-            let of: Vec<usize> =
-                (0..all.len()).filter(|i| all[*i].ids().len() == length).collect();
+            let of: Vec<usize> = (0..all.len()).filter(|i| all[*i].ids().len() == length).collect();
             let rest = length - shared;
             let x = of
                 .iter()

@@ -21,7 +21,7 @@ use vlm_encoders::image::Pixels;
 use vlm_train::{BoxError, FeatureCache, Grads, StepReport, Task, Validation, Vectors};
 
 pub use ask::ask;
-pub use config::{GenerativeConfig, Part, QUESTION};
+pub use config::{GenerativeConfig, Part, QUESTION, Weigh};
 pub use forward::{Seen, answers, losses};
 pub use lesson::Telling;
 pub use material::Material;
@@ -283,7 +283,14 @@ impl Task for GenerativeTask {
         weight: f32,
         grads: &mut Grads,
     ) -> Result<StepReport, BoxError> {
-        let all = answers(&batch.rows).len().max(1);
+        let all = answers(&batch.rows).len();
+        let weigh = |rows: &[Row]| -> Vec<f32> {
+            match self.config.weigh {
+                Weigh::Tokens => vec![1.0; answers(rows).len()],
+                Weigh::Answers => rows.iter().flat_map(Row::shares).collect(),
+            }
+        };
+        let whole: f32 = weigh(&batch.rows).iter().sum();
         let chunk = match self.batching.chunk {
             0 => batch.rows.len(),
             chunk => chunk,
@@ -303,7 +310,8 @@ impl Task for GenerativeTask {
             let prefix = self.prefixes(model, rows);
             let logits = model.foretell(rows, seen, prefix.as_deref())?;
             let losses = losses(logits, &answers(rows), &model.device());
-            let part = losses.sum() / all as f64;
+            let shares: Vec<f32> = weigh(rows).iter().map(|share| share / whole).collect();
+            let part = (losses * Tensor::from_floats(&shares[..], &model.device())).sum();
             loss += f64::from(part.clone().into_scalar::<f32>());
             grads.add(part.backward(), model, weight);
         }

@@ -163,12 +163,7 @@ pub fn gated_forward<B: Backend>(gate: F<B>, up: F<B>, kind: Activation) -> F<B>
     B::float_mul(activate_forward::<B>(gate, kind), up)
 }
 
-pub fn gated_backward<B: Backend>(
-    gate: F<B>,
-    up: F<B>,
-    grad: F<B>,
-    kind: Activation,
-) -> [F<B>; 2] {
+pub fn gated_backward<B: Backend>(gate: F<B>, up: F<B>, grad: F<B>, kind: Activation) -> [F<B>; 2] {
     let open = activate_forward::<B>(gate.clone(), kind);
     let to_gate = activate_backward::<B>(gate, B::float_mul(grad.clone(), up), kind);
     [to_gate, B::float_mul(grad, open)]
@@ -189,10 +184,8 @@ pub fn rotate<B: Backend>(x: F<B>, cos: F<B>, sin: F<B>, heads: usize) -> F<B> {
         B::float_reshape(x, Shape::new([s[0], s[1], 1, s[2]]))
     };
     let (a, b, cos, sin) = (part(0), part(half), table(cos), table(sin));
-    let first = B::float_sub(
-        B::float_mul(a.clone(), cos.clone()),
-        B::float_mul(b.clone(), sin.clone()),
-    );
+    let first =
+        B::float_sub(B::float_mul(a.clone(), cos.clone()), B::float_mul(b.clone(), sin.clone()));
     let second = B::float_add(B::float_mul(b, cos), B::float_mul(a, sin));
     B::float_reshape(B::float_cat(vec![first, second], 3), shape)
 }

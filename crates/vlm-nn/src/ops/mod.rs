@@ -108,7 +108,10 @@ pub fn gated<const D: usize>(gate: Tensor<D>, up: Tensor<D>, kind: Activation) -
 pub fn rotate(x: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>, heads: usize) -> Tensor<3> {
     let ([batch, tokens, width], [b, t, half]) = (x.dims(), cos.dims());
     assert!(
-        (b == batch || b == 1) && t == tokens && 2 * half * heads == width && sin.dims() == cos.dims(),
+        (b == batch || b == 1)
+            && t == tokens
+            && 2 * half * heads == width
+            && sin.dims() == cos.dims(),
         "rotate: angles [{b}, {t}, {half}] do not fit [{batch}, {tokens}, {width}] of {heads} heads"
     );
     Tensor::from_dispatch(<Dispatch as Ops>::rotate_op(

@@ -442,10 +442,22 @@ pub unsafe fn product(
         return false;
     }
     let left = Operand {
-        data: lhs.data, len: m, depth: k, apart: lhs.rs, along: lhs.cs, side: Side::Left, rest,
+        data: lhs.data,
+        len: m,
+        depth: k,
+        apart: lhs.rs,
+        along: lhs.cs,
+        side: Side::Left,
+        rest,
     };
     let right = Operand {
-        data: rhs.data, len: n, depth: k, apart: rhs.cs, along: rhs.rs, side: Side::Right, rest,
+        data: rhs.data,
+        len: n,
+        depth: k,
+        apart: rhs.cs,
+        along: rhs.rs,
+        side: Side::Right,
+        rest,
     };
     let target = Target { data: dst, apart, rows: m, columns: n, add };
     let left_goes = left.panels() >= right.panels();
@@ -533,7 +545,8 @@ mod tests {
             eprintln!("not tested: this processor has no tile unit");
             return;
         }
-        for [m, n, k] in [[64, 96, 64], [65, 131, 71], [33, 31, 300], [300, 40, 33], [31, 999, 17]] {
+        for [m, n, k] in [[64, 96, 64], [65, 131, 71], [33, 31, 300], [300, 40, 33], [31, 999, 17]]
+        {
             for (case, rest) in (0..8).zip([false, true].into_iter().cycle()) {
                 let (a, b) = (values(m * k, 1), values(k * n, 2));
                 let (lhs, rhs) = (view(&a, [m, k], case & 2 > 0), view(&b, [k, n], case & 4 > 0));
@@ -551,7 +564,10 @@ mod tests {
                             let sum: f64 = (0..k).map(|l| at(lhs, i, l) * at(rhs, l, j)).sum();
                             let want = sum + if add { 7.0 } else { 0.0 };
                             let off = (f64::from(row[j]) - want).abs();
-                            assert!(off < most, "{m} {n} {k}, case {case}: off by {off} at {i} {j}");
+                            assert!(
+                                off < most,
+                                "{m} {n} {k}, case {case}: off by {off} at {i} {j}"
+                            );
                         }
                         assert_eq!(row[n..], [7.0; 3]);
                     }
