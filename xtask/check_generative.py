@@ -46,6 +46,8 @@ for file in args.image:
     while token * 2 in text:
         text = text.replace(token * 2, token)
     inputs = processor(images=load_image(file), text=text, return_tensors="pt", add_special_tokens=False)
+    # Some tokenizers say which sentence a token is of, which no model here asks for.
+    inputs.pop("token_type_ids", None)
     same = torch.equal(inputs["input_ids"], ids)
     worst = float("nan")
     answered = False

@@ -37,7 +37,8 @@ pub struct Step {
 impl Index {
     /// Looks at the pictures that are new or have changed, writes their features in blocks, and
     /// drops those of pictures that are gone. `watch` is called before the first batch of pictures
-    /// and after each; if it says false, what is done is written and the rest left for another time.
+    /// and after each; if it says false after one, what is done is written and the rest left for
+    /// another time.
     /// Returns whether all is done.
     ///
     /// A picture that cannot be read is no error: [`Index::skipped`] names it, and it is tried again
@@ -57,7 +58,9 @@ impl Index {
             .filter(|i| matches!(self.entries[*i].state, State::New))
             .collect();
         let (mut unwritten, mut since, mut done) = (Vec::new(), Instant::now(), 0);
-        let mut go_on = watch(Step { done, of: fresh.len(), more: 0 });
+        // Whoever stops now still gets a batch further: a run that is always stopped comes to its end.
+        watch(Step { done, of: fresh.len(), more: 0 });
+        let mut go_on = true;
         for batch in fresh.chunks(BATCH) {
             if !go_on {
                 break;
