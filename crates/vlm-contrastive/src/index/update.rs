@@ -60,11 +60,7 @@ impl Index {
         let (mut unwritten, mut since, mut done) = (Vec::new(), Instant::now(), 0);
         // Whoever stops now still gets a batch further: a run that is always stopped comes to its end.
         watch(Step { done, of: fresh.len(), more: 0 });
-        let mut go_on = true;
         for batch in fresh.chunks(BATCH) {
-            if !go_on {
-                break;
-            }
             self.look_at(batch, encoder)?;
             unwritten.extend_from_slice(batch);
             if unwritten.len() >= BLOCK || since.elapsed() > PAUSE {
@@ -72,7 +68,9 @@ impl Index {
                 since = Instant::now();
             }
             done += batch.len();
-            go_on = watch(Step { done, of: fresh.len(), more: batch.len() });
+            if !watch(Step { done, of: fresh.len(), more: batch.len() }) {
+                break;
+            }
         }
         self.write(&unwritten)?;
         if done < fresh.len() {

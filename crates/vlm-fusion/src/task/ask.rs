@@ -14,6 +14,10 @@ use crate::{Error, GenerativeFolder, Prepared};
 
 /// Questions that are answered together.
 const TOGETHER: usize = 128;
+/// Questions about one picture among them.
+const ABOUT_ONE: usize = 16;
+/// Tokens of prompts from which on no more are put together: pictures in tiles take over a thousand.
+const TOKENS: usize = 1 << 14;
 
 /// What a model answers to the last question of each conversation; `heard` is told how many have
 /// been answered. Conversations about one picture that stand beside each other are put to the model
@@ -31,7 +35,7 @@ pub fn ask(
     let mut said = Vec::with_capacity(conversations.len());
     let mut asked: Vec<Vec<Prepared>> = Vec::new();
     let about = conversations.chunk_by(|a, b| a.pictures == b.pictures);
-    let mut parts = about.flat_map(|about| about.chunks(TOGETHER)).peekable();
+    let mut parts = about.flat_map(|about| about.chunks(ABOUT_ONE)).peekable();
     while let Some(about) = parts.next() {
         let paths = if telling.blind { &[][..] } else { &about[0].pictures[..] };
         let pictures = paths
@@ -45,7 +49,9 @@ pub fn ask(
             .collect::<Result<Vec<Prepared>, Error>>()?;
         asked.push(questions);
         let waiting: usize = asked.iter().map(Vec::len).sum();
-        if parts.peek().is_some_and(|next| waiting + next.len() <= TOGETHER) {
+        let tokens: usize = asked.iter().flatten().map(|prepared| prepared.ids().len()).sum();
+        let fits = |next: &&[&Conversation]| waiting + next.len() <= TOGETHER && tokens < TOKENS;
+        if parts.peek().is_some_and(fits) {
             continue;
         }
         for answer in folder.answers(&asked, said.len() as u64, sampling)? {

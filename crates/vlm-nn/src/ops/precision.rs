@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// Less than `Highest` counts where the processor multiplies bfloat16 faster than f32: on the
 /// pure-Rust CPU backend (`flex`) those with AMX (Sapphire Rapids and later), in the products of
-/// [`linear`](super::linear). Everywhere else it changes nothing.
+/// [`linear`](super::linear) maps and most of [`attention`](super::attention). Everywhere else it changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

@@ -215,6 +215,17 @@ macro_rules! backward {
     };
 }
 
+/// The output as a node whose parents are the guards; `kept` is made only if one of them wants a
+/// gradient.
+macro_rules! recorded {
+    ($backward:expr, $n:literal, $guards:expr, $kept:expr, $out:expr) => {
+        match Backward::<B, $n>::prepare::<C>($backward, $guards).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish($kept, $out),
+            OpsKind::UnTracked(prep) => prep.finish($out),
+        }
+    };
+}
+
 /// The backward of a linear map. Kept are x and w, each only if the other gets a gradient: with
 /// frozen weights the input is dropped at once.
 #[derive(Debug)]
@@ -245,19 +256,12 @@ impl<B: Kernels, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         match b {
             Bias::Absent => {
                 let out = B::linear_forward(x, w, None);
-                let step = Backward::<B, 2>::prepare::<C>(Linear, [node_x, node_w]);
-                match step.compute_bound().stateful() {
-                    OpsKind::Tracked(prep) => prep.finish(kept, out),
-                    OpsKind::UnTracked(prep) => prep.finish(out),
-                }
+                recorded!(Linear, 2, [node_x, node_w], kept, out)
             }
             Bias::Added(b) => {
                 let guards = [node_x, node_w, b.node()];
                 let out = B::linear_forward(x, w, Some(b.into_primitive()));
-                match Backward::<B, 3>::prepare::<C>(Linear, guards).compute_bound().stateful() {
-                    OpsKind::Tracked(prep) => prep.finish(kept, out),
-                    OpsKind::UnTracked(prep) => prep.finish(out),
-                }
+                recorded!(Linear, 3, guards, kept, out)
             }
         }
     }
@@ -274,10 +278,7 @@ impl<B: Kernels, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         let guards = [x.node(), w.node(), b.node()];
         let (x, w, b) = (x.into_primitive(), w.into_primitive(), b.into_primitive());
         let [out, mean, rstd] = B::layer_norm_forward(x.clone(), w.clone(), b, eps);
-        match Backward::<B, 3>::prepare::<C>(LayerNorm, guards).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish([x, w, mean, rstd], out),
-            OpsKind::UnTracked(prep) => prep.finish(out),
-        }
+        recorded!(LayerNorm, 3, guards, [x, w, mean, rstd], out)
     }
 
     fn rms_norm_op(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
@@ -287,10 +288,7 @@ impl<B: Kernels, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         let guards = [x.node(), w.node()];
         let (x, w) = (x.into_primitive(), w.into_primitive());
         let [out, rstd] = B::rms_norm_forward(x.clone(), w.clone(), eps);
-        match Backward::<B, 2>::prepare::<C>(RmsNorm, guards).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish([x, w, rstd], out),
-            OpsKind::UnTracked(prep) => prep.finish(out),
-        }
+        recorded!(RmsNorm, 2, guards, [x, w, rstd], out)
     }
 
     fn activate_op(x: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self> {
@@ -299,10 +297,7 @@ impl<B: Kernels, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         });
         let guards = [x.node()];
         let x = x.into_primitive();
-        match Backward::<B, 1>::prepare::<C>(Activate, guards).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((x.clone(), kind), B::activate_forward(x, kind)),
-            OpsKind::UnTracked(prep) => prep.finish(B::activate_forward(x, kind)),
-        }
+        recorded!(Activate, 1, guards, (x.clone(), kind), B::activate_forward(x, kind))
     }
 
     fn gated_op(
@@ -316,10 +311,7 @@ impl<B: Kernels, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         let guards = [gate.node(), up.node()];
         let (gate, up) = (gate.into_primitive(), up.into_primitive());
         let out = B::gated_forward(gate.clone(), up.clone(), kind);
-        match Backward::<B, 2>::prepare::<C>(Gated, guards).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(([gate, up], kind), out),
-            OpsKind::UnTracked(prep) => prep.finish(out),
-        }
+        recorded!(Gated, 2, guards, ([gate, up], kind), out)
     }
 
     fn rotate_op(
@@ -335,10 +327,7 @@ impl<B: Kernels, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         let guards = [x.node()];
         let (x, cos, sin) = (x.into_primitive(), cos.into_primitive(), sin.into_primitive());
         let out = B::rotate(x, cos.clone(), sin.clone(), heads);
-        match Backward::<B, 1>::prepare::<C>(Rotate, guards).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(([cos, sin], heads), out),
-            OpsKind::UnTracked(prep) => prep.finish(out),
-        }
+        recorded!(Rotate, 1, guards, ([cos, sin], heads), out)
     }
 
     fn attention_op(
@@ -360,10 +349,7 @@ impl<B: Kernels, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
         let mask = mask.into_option().map(|m| m.into_primitive());
         let [out, lse] = B::attention_forward(q.clone(), k.clone(), v.clone(), mask.clone(), heads);
-        match Backward::<B, 3>::prepare::<C>(Attention, guards).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(([q, k, v, out.clone(), lse], mask, heads), out),
-            OpsKind::UnTracked(prep) => prep.finish(out),
-        }
+        recorded!(Attention, 3, guards, ([q, k, v, out.clone(), lse], mask, heads), out)
     }
 
     fn cross_entropy_op(
@@ -376,9 +362,6 @@ impl<B: Kernels, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         let guards = [logits.node()];
         let (logits, targets) = (logits.into_primitive(), targets.into_primitive());
         let [out, lse] = B::cross_entropy_forward(logits.clone(), targets.clone());
-        match Backward::<B, 1>::prepare::<C>(CrossEntropy, guards).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish([logits, targets, lse], out),
-            OpsKind::UnTracked(prep) => prep.finish(out),
-        }
+        recorded!(CrossEntropy, 1, guards, [logits, targets, lse], out)
     }
 }

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use super::simd::{erf, exp, sigmoid, simd, tanh};
-use super::{filled, parallel_chunks};
+use super::{CHUNK, filled, filled_beside, parallel_chunks};
 use crate::ops::composed::{TANH_CUBIC, TANH_SLOPE};
 use crate::ops::kernels::Activation;
 
@@ -24,29 +24,32 @@ pub fn gated(gate: &[f32], up: &[f32], kind: Activation) -> Vec<f32> {
     // SAFETY: every value of a chunk is written by the activation.
     unsafe {
         filled(gate.len(), 1, |start, y| {
-            forward_chunk(&gate[start..start + y.len()], y, kind);
-            times(y, &up[start..start + y.len()]);
+            let range = start..start + y.len();
+            forward_chunk(&gate[range.clone()], y, kind);
+            times(y.assume_init_mut(), &up[range]);
         })
     }
 }
 
 /// Returns the gradient of the gate, and turns that of the output into that of `up`.
 pub fn gated_backward(gate: &[f32], up: &[f32], grad: &mut [f32], kind: Activation) -> Vec<f32> {
-    let mut to_gate = vec![0f32; gate.len()];
-    parallel_chunks([&mut to_gate, grad], 1, |start, [to_gate, grad]| {
-        let range = start..start + grad.len();
-        let (gate, up) = (&gate[range.clone()], &up[range]);
-        product(to_gate, grad, up);
-        backward_chunk(gate, to_gate, kind);
-        // In pieces that stay in the nearest cache.
-        let mut open = [MaybeUninit::uninit(); 1024];
-        for (grad, gate) in grad.chunks_mut(1024).zip(gate.chunks(1024)) {
-            let open = &mut open[..grad.len()];
-            forward_chunk(gate, open, kind);
-            times_of(grad, open);
-        }
-    });
-    to_gate
+    // SAFETY: every value of a chunk is a copy at first.
+    unsafe {
+        filled_beside(gate.len(), CHUNK, (grad, CHUNK), |start, to_gate, grad| {
+            let range = start..start + grad.len();
+            let (gate, up) = (&gate[range.clone()], &up[range]);
+            let to_gate = to_gate.write_copy_of_slice(grad);
+            times(to_gate, up);
+            backward_chunk(gate, to_gate, kind);
+            // In pieces that stay in the nearest cache.
+            let mut open = [MaybeUninit::uninit(); 1024];
+            for (grad, gate) in grad.chunks_mut(1024).zip(gate.chunks(1024)) {
+                let open = &mut open[..grad.len()];
+                forward_chunk(gate, open, kind);
+                times(grad, open.assume_init_ref());
+            }
+        })
+    }
 }
 
 #[inline(always)]
@@ -80,24 +83,9 @@ const ROOT_HALF: f32 = std::f32::consts::FRAC_1_SQRT_2;
 const DENSITY: f32 = 0.398_942_3;
 
 simd! {
-    /// Multiplies values that have been written.
-    fn times(y: &mut [MaybeUninit<f32>], by: &[f32]) {
+    fn times(y: &mut [f32], by: &[f32]) {
         for (y, by) in y.iter_mut().zip(by) {
-            // SAFETY: the callers wrote it just before.
-            y.write(unsafe { y.assume_init() } * by);
-        }
-    }
-
-    fn times_of(y: &mut [f32], by: &[MaybeUninit<f32>]) {
-        for (y, by) in y.iter_mut().zip(by) {
-            // SAFETY: the callers wrote it just before.
-            *y *= unsafe { by.assume_init() };
-        }
-    }
-
-    fn product(y: &mut [f32], a: &[f32], b: &[f32]) {
-        for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
-            *y = a * b;
+            *y *= by;
         }
     }
 

@@ -53,9 +53,10 @@ pub unsafe fn product(
 ) {
     let work = m.saturating_mul(n).saturating_mul(k);
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    if alpha == 1.0 && Precision::current() != Precision::Highest {
-        let (rest, threads) =
-            (Precision::current() == Precision::High, threads && work >= PARALLEL);
+    let precision = Precision::current();
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if alpha == 1.0 && precision != Precision::Highest {
+        let (rest, threads) = (precision == Precision::High, threads && work >= PARALLEL);
         // SAFETY: what the caller promises.
         if unsafe { tiles::product([m, n, k], (dst, rs), lhs, rhs, add, rest, threads) } {
             return;
