@@ -108,15 +108,19 @@ impl GenerativeModel {
     pub fn fuse(
         &self,
         seen: Tensor<3>,
-        (height, width): (usize, usize),
+        size: (usize, usize),
         question: Option<Question>,
     ) -> Tensor<3> {
-        let grid = (height / self.patch, width / self.patch);
-        let rows = self.fusion.fuse(seen, grid, question);
+        let rows = self.fusion.fuse(seen, self.grid(size), question);
         match self.divide {
             Some(divisor) => rows / divisor,
             None => rows,
         }
+    }
+
+    /// Rows and columns of patches of a picture of that height and width.
+    pub(crate) fn grid(&self, (height, width): (usize, usize)) -> (usize, usize) {
+        (height / self.patch, width / self.patch)
     }
 
     /// What [`fuse`](Self::fuse) makes of prepared pictures, `[rows, width]` for all, in order; of a model that

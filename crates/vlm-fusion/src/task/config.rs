@@ -25,26 +25,12 @@ pub struct GenerativeConfig {
     pub blind: bool,
     /// How boxes are written in answers; as plain numbers if not given.
     pub boxes: Option<Codec>,
-    /// What counts alike in the loss; tokens if not given.
-    pub weigh: Weigh,
     /// Conversations about one picture that stand in one row at most; 1 for none beside another.
     pub pack: Option<usize>,
     /// Conversations of one picture that an epoch takes, drawn anew in each; all if not given.
     pub per_picture: Option<usize>,
     /// Conversations that a validation looks at; 500 if not given.
     pub validate: Option<usize>,
-}
-
-/// What counts alike in the loss.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Weigh {
-    /// Each token of an answer: long answers count more.
-    #[default]
-    Tokens,
-    /// Each conversation: one word counts as much as a list of boxes, whose digits would else
-    /// outweigh all words.
-    Answers,
 }
 
 /// A part of a generative model.

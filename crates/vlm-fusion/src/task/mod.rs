@@ -21,7 +21,7 @@ use vlm_encoders::image::Pixels;
 use vlm_train::{BoxError, FeatureCache, Grads, StepReport, Task, Validation, Vectors};
 
 pub use ask::ask;
-pub use config::{GenerativeConfig, Part, QUESTION, Weigh};
+pub use config::{GenerativeConfig, Part, QUESTION};
 pub use forward::{Seen, answers, losses};
 pub use lesson::Telling;
 pub use material::Material;
@@ -201,15 +201,17 @@ impl GenerativeTask {
         const TOKENS: usize = 4096;
         let (Some(seen), Some(_)) = (&self.seen, &self.config.assemble) else { return };
         let model = &mut self.folder.model;
-        let width = seen.width / self.folder.plan.spec.seen_tokens(self.size);
-        let all = seen.values.len() / width;
-        let step = (all / TOKENS).max(1);
+        let tokens = self.folder.plan.spec.seen_tokens(self.size);
+        let width = seen.width / tokens;
+        let all = seen.values.len() / seen.width;
+        let step = (all * tokens / TOKENS).max(1);
         let values: Vec<f32> =
-            seen.values.chunks_exact(width).step_by(step).flatten().copied().collect();
-        let shape = [values.len() / width, width];
-        let sample = Tensor::<2>::from_data(TensorData::new(values, shape), &model.device());
+            seen.values.chunks_exact(seen.width).step_by(step).flatten().copied().collect();
+        let shape = [values.len() / seen.width, tokens, width];
+        let sample = Tensor::<3>::from_data(TensorData::new(values, shape), &model.device());
         let length = rms(model.text.tokens.val());
-        model.fusion = model.fusion.clone().fitted(&sample, length);
+        let grid = model.grid(self.size);
+        model.fusion = model.fusion.clone().fitted(&sample, grid, length);
     }
 
     /// The batches of an epoch as conversations and pictures of rows.
@@ -283,14 +285,7 @@ impl Task for GenerativeTask {
         weight: f32,
         grads: &mut Grads,
     ) -> Result<StepReport, BoxError> {
-        let all = answers(&batch.rows).len();
-        let weigh = |rows: &[Row]| -> Vec<f32> {
-            match self.config.weigh {
-                Weigh::Tokens => vec![1.0; answers(rows).len()],
-                Weigh::Answers => rows.iter().flat_map(Row::shares).collect(),
-            }
-        };
-        let whole: f32 = weigh(&batch.rows).iter().sum();
+        let all = answers(&batch.rows).len().max(1);
         let chunk = match self.batching.chunk {
             0 => batch.rows.len(),
             chunk => chunk,
@@ -310,8 +305,7 @@ impl Task for GenerativeTask {
             let prefix = self.prefixes(model, rows);
             let logits = model.foretell(rows, seen, prefix.as_deref())?;
             let losses = losses(logits, &answers(rows), &model.device());
-            let shares: Vec<f32> = weigh(rows).iter().map(|share| share / whole).collect();
-            let part = (losses * Tensor::from_floats(&shares[..], &model.device())).sum();
+            let part = losses.sum() / all as f64;
             loss += f64::from(part.clone().into_scalar::<f32>());
             grads.add(part.backward(), model, weight);
         }

@@ -81,13 +81,6 @@ impl Row {
         row
     }
 
-    /// For each foretold token, one over the number of those in its conversation.
-    pub fn shares(&self) -> Vec<f32> {
-        let part = |(place, _): &(usize, i64)| self.part[*place];
-        let same = self.answers.chunk_by(|a, b| part(a) == part(b));
-        same.flat_map(|answer| vec![1.0 / answer.len() as f32; answer.len()]).collect()
-    }
-
     /// Whether it holds several conversations.
     pub fn packed(&self) -> bool {
         self.part.iter().any(|part| *part > 1)
@@ -139,13 +132,6 @@ mod tests {
         assert_eq!(row.positions, [0, 1, 2, 3, 4]);
         assert_eq!(row.answers, [(2, 8), (3, 9)]);
         assert!(!row.packed() && mask(&[row], None, 7, &Device::default()).is_none());
-    }
-
-    #[test]
-    fn the_shares_of_a_conversation_sum_to_one() {
-        let row = Row::pack(&[lesson(&[1, 2], &[4]), lesson(&[1, 3], &[5, 6, 7, 8])]);
-        assert_eq!(row.shares(), [1.0, 0.25, 0.25, 0.25, 0.25]);
-        assert_eq!(Row::pack(&[lesson(&[1, 2], &[4, 5])]).shares(), [0.5, 0.5]);
     }
 
     #[test]
