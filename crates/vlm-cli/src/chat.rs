@@ -10,6 +10,7 @@ use vlm_encoders::text::Message;
 use vlm_fusion::decode::Sampling;
 use vlm_nn::Cache;
 
+use crate::adapter::AdapterArgs;
 use crate::generate::{Looked, SamplingArgs, Speaker, say};
 use crate::output;
 
@@ -23,6 +24,8 @@ pub struct Args {
     /// The model folder.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
+    #[command(flatten)]
+    adapter: AdapterArgs,
     /// A picture to begin with.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
@@ -36,7 +39,7 @@ pub struct Args {
 /// Talks until the input ends.
 pub fn run(args: &Args, device: &Device) -> Result<()> {
     let sampling = args.sampling.read(&args.model)?;
-    let speaker = Speaker::open(&args.model, device)?;
+    let speaker = Speaker::open(&args.model, args.adapter.adapter.as_deref(), device)?;
     if !speaker.tokenizer().can_chat() {
         bail!(
             "{}: has no chat template; use vlm generate --raw for a model that was not trained to chat",

@@ -11,6 +11,7 @@ use vlm_encoders::{Start, TextConfig, VisionConfig};
 use vlm_fusion::task::GenerativeConfig;
 use vlm_train::{OptimConfig, TrainConfig};
 
+use crate::adapter::AdapterConfig;
 use crate::output::Usage;
 
 /// A run of training.
@@ -33,6 +34,8 @@ pub struct RunConfig {
     pub optim: OptimConfig,
     #[serde(default)]
     pub train: TrainConfig,
+    /// What is trained in place of the model.
+    pub adapter: Option<AdapterConfig>,
     /// Sets that the finished model is measured on.
     #[serde(default)]
     pub eval: Vec<EvalConfig>,
@@ -102,13 +105,21 @@ impl RunConfig {
     pub fn read(path: &Path, settings: &[String]) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("{}: cannot read the configuration", path.display()))?;
-        let mut table: toml::Table = toml::from_str(&text)
-            .map_err(|e| anyhow!("{}{}: {}", path.display(), line_of(&e, &text), one_line(&e)))?;
+        Self::parse(&text, path, settings)
+    }
+
+    /// The same of a text; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// If it is not TOML, or has an unknown key.
+    pub fn parse(text: &str, path: &Path, settings: &[String]) -> Result<Self> {
+        let mut table: toml::Table = toml::from_str(text)
+            .map_err(|e| anyhow!("{}{}: {}", path.display(), line_of(&e, text), one_line(&e)))?;
         for setting in settings {
             set(&mut table, setting).map_err(|e| Usage(format!("--set {setting}: {e}")))?;
         }
         let mut config: RunConfig =
-            table.try_into().map_err(|e| blame(path, &text, settings, &one_line(&e)))?;
+            table.try_into().map_err(|e| blame(path, text, settings, &one_line(&e)))?;
         config.fill_seed();
         let new = &config.model;
         let shaped = new.vocabulary.is_some()
@@ -148,6 +159,9 @@ impl RunConfig {
         self.sample.augment.check().map_err(|reason| anyhow!("sample.augment.{reason}"))?;
         if let Some(generative) = &self.model.generative {
             generative.check().map_err(|reason| anyhow!("model.generative.{reason}"))?;
+        }
+        if let Some(adapter) = &self.adapter {
+            adapter.check(self.model.generative.as_ref())?;
         }
         self.optim.check()?;
         self.train.check()?;

@@ -1,5 +1,6 @@
 //! The `vlm` program: train, adapt and run vision-language models without Python.
 
+mod adapter;
 mod assemble;
 mod boxes;
 mod chat;
@@ -7,6 +8,7 @@ mod config;
 mod device;
 mod embed;
 mod eval;
+mod finetune;
 mod generate;
 mod import;
 mod inspect;
@@ -51,6 +53,8 @@ struct Cli {
 enum Command {
     /// Train a model as a configuration file says, and report on it.
     Train(train::Args),
+    /// Adapt a model with few parameters: LoRA and its kin, (IA)3, bottleneck adapters.
+    Finetune(finetune::Args),
     /// Name what pictures show, choosing among labels the model was never trained on.
     ZeroShot(zero_shot::Args),
     /// Measure a model on a whole data set.
@@ -93,6 +97,7 @@ fn main() -> ExitCode {
         let _precision = cli.matmul_precision.map(Precision::scope);
         match cli.command {
             Command::Train(args) => train::run(args, cli.matmul_precision, &device, &opened),
+            Command::Finetune(args) => finetune::run(&args, cli.matmul_precision, &device, &opened),
             Command::ZeroShot(args) => zero_shot::run(&args, &opened).map(done),
             Command::Eval(args) => eval::run(&args, &opened).map(done),
             Command::Embed(args) => embed::run(&args, &opened).map(done),

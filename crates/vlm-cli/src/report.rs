@@ -71,8 +71,14 @@ pub fn beginning(run: &RunDir, config: &RunConfig, facts: Facts) -> Report {
         ("epochs", config.train.epochs.to_string()),
         ("batch", config.batch.size.to_string()),
         ("seed", config.seed.to_string()),
-        ("model", run.model().display().to_string()),
     ]);
+    all.push(match &config.adapter {
+        None => ("model", run.model().display().to_string()),
+        Some(adapter) => ("adapter", {
+            let name = adapter.method.get().name();
+            format!("{name}, {}", run.adapter().display())
+        }),
+    });
     report.facts(&all);
     report
 }

@@ -16,7 +16,9 @@ use vlm_encoders::text::{Tokenizer, train_clip_bpe};
 use vlm_encoders::{Blueprint, ClipConfig, DualFolder, DualSpec, Start};
 use vlm_nn::ops::Precision;
 use vlm_store::write_file;
-use vlm_train::{Ending, MetricsLog, RunDir, StopFlag, Task, Trainer, describe, peak_memory};
+use vlm_train::{
+    Ending, MetricsLog, OptimConfig, RunDir, StopFlag, Task, Trainer, describe, peak_memory,
+};
 
 use crate::config::RunConfig;
 use crate::eval::Measured;
@@ -149,17 +151,28 @@ pub fn run(
 ) -> Result<ExitCode> {
     let mut settings = args.set.clone();
     settings.extend(args.seed.map(|seed| format!("seed={seed}")));
-    let mut config = RunConfig::read(&args.config, &settings)?;
+    let config = RunConfig::read(&args.config, &settings)?;
+    let out = args
+        .out
+        .unwrap_or_else(|| Path::new("runs").join(args.config.file_stem().unwrap_or_default()));
+    configured(config, (out, args.resume), precision, (device_name, device))
+}
+
+/// Trains as a configuration says; `out` is the folder of the run, and whether to go on with what is in
+/// it.
+pub fn configured(
+    mut config: RunConfig,
+    (out, resume): (PathBuf, bool),
+    precision: Option<Precision>,
+    (device_name, device): (&str, &Device),
+) -> Result<ExitCode> {
     if let Some(precision) = precision {
         config.train.matmul_precision = precision;
     }
     // For the measurements at the end, too.
     let _precision = config.train.matmul_precision.scope();
-    let out = args
-        .out
-        .unwrap_or_else(|| Path::new("runs").join(args.config.file_stem().unwrap_or_default()));
     // Everything that can be refused is refused before the folder is touched.
-    let run = Run { config, out, resume: args.resume, device_name, device };
+    let run = Run { config, out, resume, device_name, device };
     if let Some(generative) = &run.config.model.generative {
         return generative::run(&run, generative);
     }
@@ -236,7 +249,7 @@ impl Run<'_> {
                 Ok((e.name.clone(), e.note.clone(), data))
             })
             .collect::<Result<_>>()?;
-        let Some(trained) = self.train(task, model, samples)? else {
+        let Some(trained) = self.train(task, model, samples, &config.optim)? else {
             return Ok(ExitCode::from(130));
         };
         // Measured as others will use it: from the folder on disk.
@@ -256,10 +269,16 @@ impl Run<'_> {
     }
 
     /// Trains a model on a task; `None` if it was stopped.
-    fn train<T: Task>(&self, task: &T, model: T::Model, samples: usize) -> Result<Option<Trained>> {
+    fn train<T: Task>(
+        &self,
+        task: &T,
+        model: T::Model,
+        samples: usize,
+        optim: &OptimConfig,
+    ) -> Result<Option<Trained>> {
         let Run { config, out, device, .. } = self;
-        config.train.schedule(config.optim.lr, task.batches_per_epoch())?;
-        config.optim.check_paths(&model)?;
+        config.train.schedule(optim.lr, task.batches_per_epoch())?;
+        optim.check_paths(&model)?;
         let record = serde_json::to_value(config)?;
         let run = RunDir::open(out, self.resume)?;
         run.accepts(&record)?;
@@ -282,7 +301,7 @@ impl Run<'_> {
         let trainer = Trainer {
             run: &run,
             train: &config.train,
-            optim: &config.optim,
+            optim,
             config: record,
             stop: &StopFlag::install()?,
         };
@@ -323,7 +342,10 @@ impl Run<'_> {
         for line in table {
             output::line(line)?;
         }
-        output::line(&format!("model   {}", run.model().display()))?;
+        match self.config.adapter {
+            None => output::line(&format!("model   {}", run.model().display()))?,
+            Some(_) => output::line(&format!("adapter {}", run.adapter().display()))?,
+        }
         output::line(&format!("report  {}", run.file("report.html").display()))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -97,6 +97,14 @@ impl Plan {
         Named { name, layout, part: None }
     }
 
+    /// What transformers calls the parameter at `path` in memory, which is how adapters name it; `None`
+    /// where it has several in one.
+    pub fn in_memory(&self, path: &str, rank: usize) -> Option<String> {
+        let named = self.named(path, rank);
+        let alone = named.part.is_none();
+        alone.then(|| families::in_memory(&named.name, self.model_type()))
+    }
+
     /// The tensors of a model as its file holds them, with their shapes there.
     pub fn tensors(&self, model: &GenerativeModel) -> Vec<(String, Vec<usize>)> {
         let mut all: Vec<(String, Vec<usize>)> = Vec::new();

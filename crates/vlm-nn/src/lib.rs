@@ -23,10 +23,12 @@
 // burn-tch is marked deprecated in Burn 0.22, which is also its last release; it stays supported here.
 #![cfg_attr(feature = "tch", allow(deprecated))]
 
+pub mod adapter;
 mod attention;
 mod block;
 mod cache;
 mod feed_forward;
+pub mod four_bit;
 mod linear;
 mod norm;
 pub mod ops;

@@ -3,10 +3,11 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
+use crate::adapter::Adapters;
 use crate::ops;
 use crate::params::blank;
 
-/// `y = x W + b`.
+/// `y = x W + b`, with what [adapters](crate::adapter) make of it.
 #[derive(Module, Debug)]
 pub struct Linear {
     /// `[in, out]`, the transpose of what PyTorch stores.
@@ -26,6 +27,10 @@ impl Linear {
 
     /// `[..., in]` to `[..., out]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        ops::linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+        let bias = self.bias.as_ref().map(Param::val);
+        match self.weight.reparameterization::<Adapters>() {
+            Some(adapters) => adapters.forward(x, &self.weight, bias),
+            None => ops::linear(x, self.weight.val(), bias),
+        }
     }
 }

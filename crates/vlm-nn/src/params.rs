@@ -227,8 +227,7 @@ pub enum Init {
 /// neither the backend nor on what else the model holds.
 pub fn initialize<M: Module>(module: M, seed: u64, rule: &dyn Fn(&str, &[usize]) -> Init) -> M {
     let fill = &mut |path: &str, shape: &[usize]| {
-        let values = draw(rule(path, shape), shape.iter().product(), seed, path);
-        Ok::<_, std::convert::Infallible>(Some(TensorData::new(values, shape.to_vec())))
+        Ok::<_, std::convert::Infallible>(Some(drawn(rule(path, shape), shape, seed, path)))
     };
     match replace(module, fill) {
         Ok(module) => module,
@@ -236,14 +235,16 @@ pub fn initialize<M: Module>(module: M, seed: u64, rule: &dyn Fn(&str, &[usize])
     }
 }
 
-fn draw(init: Init, len: usize, seed: u64, path: &str) -> Vec<f32> {
+/// Start values of one parameter. They depend on the seed and the path only.
+pub fn drawn(init: Init, shape: &[usize], seed: u64, path: &str) -> TensorData {
+    let len = shape.iter().product();
     // FNV-1a of the path, so that each tensor has its own stream.
     let stream = path.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(stream);
-    match init {
+    let values = match init {
         Init::Constant(value) => vec![value; len],
         Init::Uniform(bound) => {
             (0..len).map(|_| (rng.random_range(-1.0..1.0) * bound) as f32).collect()
@@ -255,7 +256,8 @@ fn draw(init: Init, len: usize, seed: u64, path: &str) -> Vec<f32> {
                 ((-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos() * std) as f32
             })
             .collect(),
-    }
+    };
+    TensorData::new(values, shape.to_vec())
 }
 
 #[cfg(test)]

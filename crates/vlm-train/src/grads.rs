@@ -44,6 +44,11 @@ impl Grads {
         self.sum.get(id)
     }
 
+    /// Files a gradient under a parameter, in place of what was there.
+    pub fn put<const D: usize>(&mut self, id: ParamId, grad: Tensor<D>) {
+        self.sum.register(id, grad);
+    }
+
     /// The length of the whole gradient, and of each parameter's by identifier.
     pub fn norms<M: Module>(&self, model: &M) -> (f64, HashMap<ParamId, f64>) {
         struct Norms<'a>(&'a Grads, HashMap<ParamId, f64>);

@@ -50,7 +50,7 @@ pub use metrics::{MetricsError, MetricsLog, Record};
 pub use optimizer::{AdamW, OptimConfig, Optimizer};
 pub use progress::Progress;
 pub use report::{Card, Report, Series};
-pub use run_dir::RunDir;
+pub use run_dir::{ADAPTER, RunDir};
 pub use schedule::{Schedule, ScheduleError, Shape};
 pub use stop::{StopError, StopFlag};
 pub use task::{StepReport, Task, Validation};

@@ -6,6 +6,11 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::step_of;
 use crate::{Checkpoint, Error};
 
+/// The folder of a run's model.
+pub(crate) const MODEL: &str = "model";
+/// The folder of a run's adapter.
+pub const ADAPTER: &str = "adapter";
+
 /// How names of unfinished files and folders begin, here and in `vlm_store`.
 const WRITING: &str = ".writing-";
 
@@ -67,7 +72,7 @@ impl RunDir {
                 let path = entry.path();
                 let aside = name
                     .strip_suffix(".old")
-                    .filter(|base| *base == "model" || step_of(base).is_some());
+                    .filter(|base| [MODEL, ADAPTER].contains(base) || step_of(base).is_some());
                 match aside {
                     // Killed between moving the old aside and the new into place.
                     Some(base) if !dir.join(base).exists() => {
@@ -109,7 +114,12 @@ impl RunDir {
 
     /// Where the best model is written as a folder for others.
     pub fn model(&self) -> PathBuf {
-        self.root.join("model")
+        self.root.join(MODEL)
+    }
+
+    /// Where the best adapter is written, by a run that trains one.
+    pub fn adapter(&self) -> PathBuf {
+        self.root.join(ADAPTER)
     }
 
     /// The newest checkpoint.

@@ -59,6 +59,17 @@ pub trait Task {
         grads: &mut Grads,
     ) -> Result<StepReport, BoxError>;
 
+    /// Prepares the step of that number, from 0 on.
+    fn before_step(&self, _step: u64) {}
+
+    /// Changes the gradient of a step, once all of its batches are in.
+    ///
+    /// # Errors
+    /// If it cannot be changed as it should.
+    fn shape_gradients(&self, _model: &Self::Model, _grads: &mut Grads) -> Result<(), BoxError> {
+        Ok(())
+    }
+
     /// Keeps the model inside its bounds after a step.
     fn after_step(&self, model: Self::Model) -> Self::Model {
         model
@@ -70,6 +81,11 @@ pub trait Task {
     /// # Errors
     /// If validation data cannot be read.
     fn validate(&self, model: &Self::Model) -> Result<Validation, BoxError>;
+
+    /// What the folder is called in the run's folder that [`save_model`](Self::save_model) writes.
+    fn saved_as(&self) -> &'static str {
+        crate::run_dir::MODEL
+    }
 
     /// Writes a folder that others can use.
     ///

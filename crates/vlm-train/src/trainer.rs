@@ -182,6 +182,7 @@ impl Trainer<'_> {
         let mut unproven = true;
         let mut began = Instant::now();
         while state.at.step < total {
+            task.before_step(state.at.step);
             let mut grads = Grads::default();
             let (mut loss, mut samples, mut extra) = (0.0, 0, Vec::new());
             for _ in 0..accumulate {
@@ -203,6 +204,7 @@ impl Trainer<'_> {
                 extra = report.extra;
                 state.at.batch += 1;
             }
+            task.shape_gradients(&state.model, &mut grads)?;
             let (norm, _) = grads.norms(&state.model);
             if !loss.is_finite() {
                 return Err(self.not_finite(&state.at, format!("the loss is {loss}")));
@@ -350,7 +352,7 @@ impl Trainer<'_> {
     }
 
     fn save_model<T: Task>(&self, task: &T, model: &T::Model) -> Result<(), Error> {
-        let staged = vlm_store::StagedDir::new(&self.run.model())?;
+        let staged = vlm_store::StagedDir::new(&self.run.file(task.saved_as()))?;
         task.save_model(model, staged.path())?;
         Ok(staged.commit()?)
     }

@@ -18,6 +18,7 @@ use vlm_fusion::spatial::{Located, find};
 use vlm_nn::Cache;
 use vlm_store::{Float, TensorSpec, write_file, write_tensors};
 
+use crate::adapter::AdapterArgs;
 use crate::boxes::{self, Drawn};
 use crate::output;
 pub use sampling::SamplingArgs;
@@ -30,6 +31,8 @@ pub struct Args {
     /// The model folder.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
+    #[command(flatten)]
+    adapter: AdapterArgs,
     /// Pictures, in the order in which the prompt speaks of them.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     image: Vec<PathBuf>,
@@ -82,7 +85,7 @@ struct Boxed {
 pub fn run(args: &Args, device: &Device) -> Result<()> {
     let mut sampling = args.sampling.read(&args.model)?;
     sampling.cached = !args.no_cache;
-    let speaker = Speaker::open(&args.model, device)?;
+    let speaker = Speaker::open(&args.model, args.adapter.adapter.as_deref(), device)?;
     let pictures =
         args.image.iter().map(|path| speaker.picture(path)).collect::<Result<Vec<_>>>()?;
     let prompt = speaker.prompt(&args.prompt, &pictures, args.raw)?;

@@ -10,6 +10,8 @@ use vlm_encoders::{Encoder, TextFolder};
 use vlm_fusion::decode::{Decode, Prompt};
 use vlm_fusion::{GenerativeFolder, Prepared};
 
+use crate::adapter::{wear, wear_text};
+
 /// A model folder that makes text.
 pub enum Speaker {
     /// A decoder, which knows texts only.
@@ -27,18 +29,25 @@ pub struct Looked {
 }
 
 impl Speaker {
-    /// Opens a folder.
+    /// Opens a folder, with an adapter on the model if there is one.
     ///
     /// # Errors
     /// If it cannot be opened, or its model makes no text.
-    pub fn open(dir: &Path, device: &Device) -> Result<Self> {
+    pub fn open(dir: &Path, adapter: Option<&Path>, device: &Device) -> Result<Self> {
         if GenerativeFolder::is_one(dir) {
-            return Ok(Speaker::Generative(Box::new(GenerativeFolder::open(dir, device)?)));
+            let mut folder = Box::new(GenerativeFolder::open(dir, device)?);
+            if let Some(adapter) = adapter {
+                wear(&mut folder, adapter, device)?;
+            }
+            return Ok(Speaker::Generative(folder));
         }
         match Encoder::open(dir, device)? {
-            Encoder::Text(folder)
+            Encoder::Text(mut folder)
                 if folder.plan.spec.head.is_some() && folder.model.text.causal() =>
             {
+                if let Some(adapter) = adapter {
+                    wear_text(&mut folder, adapter, device)?;
+                }
                 Ok(Speaker::Text(Box::new(folder)))
             }
             _ => bail!(

@@ -11,10 +11,12 @@ use vlm_encoders::image::RgbImage;
 use vlm_fusion::GenerativeFolder;
 use vlm_fusion::metrics::{Expected, Table, Task, table};
 use vlm_fusion::task::{Batching, GenerativeConfig, GenerativeTask, Part};
+use vlm_peft::Adapted;
 use vlm_train::Card;
 
 use super::joined::{Pace, features_of};
 use super::{Facts, Run};
+use crate::adapter::wear;
 use crate::config::RunConfig;
 use crate::eval::generated;
 use crate::inspect::{Preview, Seen};
@@ -38,6 +40,7 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
     let validation = config.data.val.as_ref().map(|name| open(name, "val")).transpose()?;
     let (folder, source) = begin(config, generative, device)?;
     let facts = facts(&folder, generative);
+    let plan = folder.plan.clone();
     let rows = folder.images.output_size().map(|size| folder.rows_of(size));
     let batching = batching(config);
     let pace = Pace::default();
@@ -52,15 +55,29 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
         &told,
     )
     .map_err(Error::from_boxed)?;
-    let Some(mut trained) = run.train(&task, model, task.samples())? else {
-        return Ok(ExitCode::from(130));
+    let trained = match &config.adapter {
+        None => run.train(&task, model, task.samples(), &config.optim)?,
+        Some(adapter) => {
+            let (model, adapter, base) = adapter.attach(model, &plan, generative, config.seed)?;
+            let mut optim = config.optim.clone();
+            optim.lr_scale.extend(adapter.rates(&model));
+            let task_of_adapter = Adapted::new(&task, adapter, base, config.seed);
+            run.train(&task_of_adapter, model, task.samples(), &optim)?
+        }
     };
+    let Some(mut trained) = trained else { return Ok(ExitCode::from(130)) };
     trained.cost.insert("picture_rows".into(), json!(rows));
     // Measured as others will use it: from the folder on disk.
-    let model = trained.run.model();
+    let model = match (&config.adapter, &generative.from) {
+        (Some(_), Some(dir)) => dir.clone(),
+        _ => trained.run.model(),
+    };
     let mut measured = Vec::new();
     if !evals.is_empty() {
-        let folder = GenerativeFolder::open(&model, device)?;
+        let mut folder = GenerativeFolder::open(&model, device)?;
+        if config.adapter.is_some() {
+            wear(&mut folder, &trained.run.adapter(), device)?;
+        }
         for (eval, data) in &evals {
             let asked = Asked::new(&folder, &model, (data, eval.limit), generative)?;
             measured.push((eval, asked));

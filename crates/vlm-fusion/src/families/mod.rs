@@ -8,6 +8,8 @@ mod paligemma;
 #[cfg(test)]
 mod published;
 
+pub use names::in_memory;
+
 use serde_json::{Map, Value};
 use vlm_encoders::{Fields, HeadSpec, Nested, TextSpec, VisionSpec};
 use vlm_store::TensorFiles;

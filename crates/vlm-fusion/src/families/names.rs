@@ -51,6 +51,16 @@ pub fn of_llava(files: &TensorFiles, vision: &Map<String, Value>) -> Result<Tens
     files.renamed(&name).map_err(|e| e.to_string())
 }
 
+/// What transformers has in memory for a name of the hub.
+pub fn in_memory(name: &str, model_type: &str) -> String {
+    let changes = match model_type {
+        "llava" | "paligemma" => LLAVA,
+        _ => return name.to_owned(),
+    };
+    let found = changes.iter().find(|(_, hub)| name.starts_with(hub));
+    found.map_or_else(|| name.to_owned(), |(memory, hub)| format!("{memory}{}", &name[hub.len()..]))
+}
+
 /// Of Idefics 3.
 ///
 /// # Errors

@@ -57,7 +57,10 @@ impl Values {
 
     /// Of so many states one after the other.
     fn repeated(&self, times: usize) -> Self {
-        Values { mean: self.mean.clone().repeat(&[1, times]), deviation: self.deviation.clone().repeat(&[1, times]) }
+        Values {
+            mean: self.mean.clone().repeat(&[1, times]),
+            deviation: self.deviation.clone().repeat(&[1, times]),
+        }
     }
 
     /// The map that does to `x` what this one does to `(x − mean) / deviation`.

@@ -120,6 +120,7 @@ pub fn activate_forward<B: Backend>(x: F<B>, kind: Activation) -> F<B> {
         Activation::QuickGelu => B::float_mul(x.clone(), sigmoid::<B>(x, 1.702)),
         Activation::Silu => B::float_mul(x.clone(), sigmoid::<B>(x, 1.0)),
         Activation::Relu => B::float_clamp_min(x, 0f32.into()),
+        Activation::Tanh => B::float_tanh(x),
     }
 }
 
@@ -146,6 +147,11 @@ pub fn activate_backward<B: Backend>(x: F<B>, grad: F<B>, kind: Activation) -> F
         Activation::Relu => {
             let out = B::float_clamp_min(x, 0f32.into());
             B::float_sign(out)
+        }
+        Activation::Tanh => {
+            let t = B::float_tanh(x);
+            let square = B::float_mul(t.clone(), t);
+            shift::<B>(scale::<B>(square, -1.0), 1.0)
         }
     };
     B::float_mul(grad, slope)

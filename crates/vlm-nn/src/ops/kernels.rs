@@ -24,6 +24,9 @@ pub enum Activation {
     /// `max(x, 0)`.
     #[serde(rename = "relu")]
     Relu,
+    /// The hyperbolic tangent.
+    #[serde(rename = "tanh")]
+    Tanh,
 }
 
 /// Shape of an attention call as the kernels see it.

@@ -15,6 +15,7 @@ use vlm_fusion::metrics::{Expected, Row, Table, Task, table};
 use vlm_fusion::spatial::Codec;
 use vlm_fusion::task::{QUESTION, Telling, ask};
 
+use crate::adapter::{AdapterArgs, wear};
 use crate::output::{self, Usage};
 use crate::train::joined::Pace;
 
@@ -29,6 +30,8 @@ pub struct Args {
     /// With --model: keeps what the model said, in the form of --predictions.
     #[arg(long, value_name = "FILE.jsonl")]
     save: Option<PathBuf>,
+    #[command(flatten)]
+    adapter: AdapterArgs,
     /// With --model: so many samples, spread evenly over the set; all if not given.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -55,6 +58,7 @@ impl Args {
         let given = [
             ("--predictions", self.predictions.is_some()),
             ("--save", self.save.is_some()),
+            ("--adapter", self.adapter.adapter.is_some()),
             ("--limit", self.limit.is_some()),
             ("--blind", self.blind),
         ];
@@ -111,7 +115,10 @@ pub fn run(all: &super::Args, task: Task, device: &Device) -> Result<()> {
         (Some(predictions), _) => predictions::read(predictions, &data, &chosen)?,
         (None, model) => {
             let model = model.as_deref().unwrap_or(Path::new("."));
-            let folder = GenerativeFolder::open(model, device)?;
+            let mut folder = GenerativeFolder::open(model, device)?;
+            if let Some(adapter) = &args.adapter.adapter {
+                wear(&mut folder, adapter, device)?;
+            }
             let telling =
                 Telling { question: &args.question, blind: args.blind, boxes: Codec::Numbers };
             let said = answers(&folder, model, &samples, telling, args.max_tokens)?;

@@ -98,6 +98,7 @@ simd! {
             Activation::QuickGelu => each(x, y, |x| x * sigmoid(1.702 * x)),
             Activation::Silu => each(x, y, |x| x * sigmoid(x)),
             Activation::Relu => each(x, y, |x| if x > 0.0 { x } else { 0.0 }),
+            Activation::Tanh => each(x, y, tanh),
         }
     }
 
@@ -115,6 +116,10 @@ simd! {
             Activation::QuickGelu => each_grad(x, g, |x| sigmoid_unit(x, 1.702)),
             Activation::Silu => each_grad(x, g, |x| sigmoid_unit(x, 1.0)),
             Activation::Relu => each_grad(x, g, |x| if x > 0.0 { 1.0 } else { 0.0 }),
+            Activation::Tanh => each_grad(x, g, |x| {
+                let t = tanh(x);
+                1.0 - t * t
+            }),
         }
     }
 }

@@ -1,0 +1,268 @@
+//! Hanging adapters on a model, and taking them off again.
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+use vlm_nn::adapter::{self, Adapters, ByPath, Named, Part};
+use vlm_nn::params::{self, PathStack};
+
+use crate::site::{Names, sites};
+use crate::{AnyMethod, Error, Site, Targets};
+
+/// An adapter that hangs on a model.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// Its name among those of the model.
+    pub name: String,
+    /// What it is.
+    pub method: AnyMethod,
+    /// What was asked for.
+    pub targets: Targets,
+    /// Where it hangs.
+    pub sites: Vec<Site>,
+}
+
+/// Hangs an adapter on a model, which says what it said before if the method starts without effect.
+/// From now on, only the adapter trains. `targets` are the method's own if not given.
+///
+/// # Errors
+/// If the settings make no sense or do not fit the model, nothing fits the targets, or the model has
+/// an adapter of that name.
+pub fn attach<M: Module>(
+    model: M,
+    name: &str,
+    method: &AnyMethod,
+    targets: Option<&Targets>,
+    names: &Names<'_>,
+    seed: u64,
+) -> Result<(M, Adapter), Error> {
+    method.get().check()?;
+    let all = sites(&model, names);
+    let targets = targets.cloned().unwrap_or_else(|| method.get().targets(&all));
+    let sites = targets.choose(&all)?;
+    let weights = weights(&model, &sites);
+    let mut parts = Vec::new();
+    for site in &sites {
+        let part = method.get().part(site, &weights[&site.path], seed)?;
+        parts.push((site.path.clone(), part));
+    }
+    let adapter = Adapter { name: name.to_owned(), method: method.clone(), targets, sites };
+    Ok((hung(model, &adapter, parts)?, adapter))
+}
+
+/// Hangs finished parts on a model; from now on, only they train.
+pub(crate) fn hung<M: Module>(
+    model: M,
+    adapter: &Adapter,
+    parts: Vec<(String, Part)>,
+) -> Result<M, Error> {
+    let (model, mut all) = adapter::take(model);
+    let there = names_of(&all);
+    if there.contains(&adapter.name) {
+        return Err(Error::Name { name: adapter.name.clone(), there: true, has: there });
+    }
+    for (path, part) in parts {
+        let named = Named { name: adapter.name.clone(), active: true, part };
+        all.entry(path).or_insert_with(|| Adapters { parts: Vec::new() }).parts.push(named);
+    }
+    Ok(only_training(adapter::put(model, all.clone()), &all, adapter))
+}
+
+impl Adapter {
+    /// Factors on the learning rate, by the beginnings of the paths of this adapter's parameters on a
+    /// model: those that are not 1.
+    pub fn rates<M: Module>(&self, model: &M) -> Vec<(String, f64)> {
+        params::list(model)
+            .into_iter()
+            .filter(|param| param.trainable && param.path.contains(".adapters."))
+            .filter_map(|param| {
+                let rate = self.method.get().rate(param.path.rsplit('.').next()?);
+                (rate != 1.0).then_some((param.path, rate))
+            })
+            .collect()
+    }
+}
+
+/// Locks all of a model but what an adapter on it trains.
+///
+/// # Errors
+/// [`Error::Name`] if it is not on the model.
+pub fn train_only<M: Module>(model: M, adapter: &Adapter) -> Result<M, Error> {
+    let all = adapters(&model);
+    expect(&all, &adapter.name)?;
+    Ok(only_training(model, &all, adapter))
+}
+
+fn only_training<M: Module>(model: M, all: &ByPath, adapter: &Adapter) -> M {
+    let mine: BTreeSet<String> = all
+        .iter()
+        .flat_map(|(path, adapters)| {
+            let named = adapters.parts.iter().enumerate();
+            named.filter(|(_, named)| named.name == adapter.name).map(move |(i, _)| place(path, i))
+        })
+        .collect();
+    params::set_trainable(model, &|path| {
+        let Some((part, param)) = path.rsplit_once('.') else { return false };
+        mine.iter().any(|place| part.starts_with(place.as_str()))
+            && adapter.method.get().trains(param)
+    })
+}
+
+/// The beginning of the paths of a part's parameters.
+fn place(weight: &str, index: usize) -> String {
+    format!("{weight}.adapters.parts.{index}.")
+}
+
+/// All that hangs on a model.
+pub(crate) fn adapters<M: Module>(model: &M) -> ByPath {
+    adapter::take(model.clone()).1
+}
+
+/// The names of the adapters that hang on a model.
+pub fn attached<M: Module>(model: &M) -> Vec<String> {
+    names_of(&adapters(model))
+}
+
+fn names_of(all: &ByPath) -> Vec<String> {
+    let names: BTreeSet<String> =
+        all.values().flat_map(|a| a.parts.iter().map(|named| named.name.clone())).collect();
+    names.into_iter().collect()
+}
+
+fn expect(all: &ByPath, name: &str) -> Result<(), Error> {
+    let has = names_of(all);
+    match has.iter().any(|known| known == name) {
+        true => Ok(()),
+        false => Err(Error::Name { name: name.to_owned(), there: false, has }),
+    }
+}
+
+/// Takes an adapter off a model, which then is as if there had never been one.
+///
+/// # Errors
+/// [`Error::Name`] if it has none of that name.
+pub fn detach<M: Module>(model: M, name: &str) -> Result<M, Error> {
+    let (model, mut all) = adapter::take(model);
+    expect(&all, name)?;
+    for adapters in all.values_mut() {
+        adapters.parts.retain(|named| named.name != name);
+    }
+    all.retain(|_, adapters| !adapters.parts.is_empty());
+    Ok(adapter::put(model, all))
+}
+
+/// Lets those of a model's adapters count that are named, in the order in which they were hung on it.
+///
+/// # Errors
+/// [`Error::Name`] if it has none of one of the names.
+pub fn switch<M: Module>(model: M, names: &[&str]) -> Result<M, Error> {
+    let (model, mut all) = adapter::take(model);
+    for name in names {
+        expect(&all, name)?;
+    }
+    for named in all.values_mut().flat_map(|adapters| &mut adapters.parts) {
+        named.active = names.contains(&named.name.as_str());
+    }
+    Ok(adapter::put(model, all))
+}
+
+/// Lets the weights of a model take up an adapter for good; it costs nothing from then on.
+///
+/// # Errors
+/// [`Error::Name`] if it has none of that name, [`Error::Unmergeable`] if it is no change of weights.
+pub fn merge<M: Module>(model: M, adapter: &Adapter) -> Result<M, Error> {
+    let (model, mut all) = adapter::take(model);
+    expect(&all, &adapter.name)?;
+    let mut mine: BTreeMap<String, Part> = BTreeMap::new();
+    for (path, adapters) in &mut all {
+        let (taken, left) = std::mem::take(&mut adapters.parts)
+            .into_iter()
+            .partition::<Vec<Named>, _>(|named| named.name == adapter.name);
+        adapters.parts = left;
+        for named in taken {
+            if !named.part.can_merge() {
+                let method = adapter.method.get().name();
+                return Err(Error::Unmergeable { name: adapter.name.clone(), method });
+            }
+            mine.insert(path.clone(), named.part);
+        }
+    }
+    all.retain(|_, adapters| !adapters.parts.is_empty());
+    let model = model.map(&mut Merger { stack: PathStack::default(), parts: &mine });
+    Ok(adapter::put(model, all))
+}
+
+/// Changes weights, and the biases beside them, as parts say.
+struct Merger<'a> {
+    stack: PathStack,
+    parts: &'a BTreeMap<String, Part>,
+}
+
+impl ModuleMapper for Merger<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.stack.push(name);
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.stack.pop();
+    }
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let path = self.stack.path();
+        if let Some(part) = self.parts.get(&path) {
+            return changed(param, |weight: Tensor<D>| {
+                let dims = weight.dims();
+                let merged = part.merged(weight.reshape([dims[0], dims[D - 1]]));
+                merged.reshape(dims)
+            });
+        }
+        let beside = path.strip_suffix(".bias").map(|map| format!("{map}.weight"));
+        match beside.and_then(|weight| self.parts.get(&weight)).and_then(Part::output_factors) {
+            Some(factors) => changed(param, |bias: Tensor<D>| {
+                let dims = bias.dims();
+                bias * factors.reshape(dims)
+            }),
+            None => param,
+        }
+    }
+}
+
+/// The parameter with another value, training or not as before.
+fn changed<const D: usize>(
+    param: Param<Tensor<D>>,
+    change: impl FnOnce(Tensor<D>) -> Tensor<D>,
+) -> Param<Tensor<D>> {
+    let trains = param.is_require_grad();
+    param.map(|value| change(value).detach().set_require_grad(trains))
+}
+
+/// The weights at the sites; none of them is copied.
+fn weights<M: Module>(model: &M, sites: &[Site]) -> BTreeMap<String, Param<Tensor<2>>> {
+    struct Finder<'a> {
+        stack: PathStack,
+        wanted: BTreeSet<&'a str>,
+        found: BTreeMap<String, Param<Tensor<2>>>,
+    }
+    impl ModuleVisitor for Finder<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.stack.push(name);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.stack.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let path = self.stack.path();
+            if !self.wanted.contains(path.as_str()) {
+                return;
+            }
+            let any: Box<dyn Any> = Box::new(param.clone());
+            if let Ok(matrix) = any.downcast::<Param<Tensor<2>>>() {
+                self.found.insert(path, *matrix);
+            }
+        }
+    }
+    let wanted = sites.iter().map(|site| site.path.as_str()).collect();
+    let mut finder = Finder { stack: PathStack::default(), wanted, found: BTreeMap::new() };
+    model.visit(&mut finder);
+    finder.found
+}

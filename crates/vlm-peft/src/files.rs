@@ -1,0 +1,361 @@
+//! Adapters in peft's files: `adapter_config.json` and `adapter_model.safetensors`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use regex::Regex;
+use serde_json::{Map, Value, json};
+use vlm_nn::adapter::{Bottleneck as Narrow, LowRank, Part, Place, Scale, Scaling, Side};
+use vlm_store::{Float, StagedDir, TensorFiles, TensorSpec, write_file, write_tensors};
+
+use crate::attach::{adapters, hung};
+use crate::bottleneck::{Form, Start};
+use crate::site::{Names, sites};
+use crate::{Adapter, AnyMethod, Bottleneck, Error, Ia3, Lora, Site, Targets};
+
+/// The version of peft whose fields are written.
+const PEFT: &str = "0.21.2";
+const CONFIG: &str = "adapter_config.json";
+const TENSORS: &str = "adapter_model.safetensors";
+
+/// What an adapter's file says of the model that it is for.
+#[derive(Clone, Debug, Default)]
+pub struct Base {
+    /// Where the model is.
+    pub model: Option<String>,
+    /// What peft wraps it in, such as `CAUSAL_LM`.
+    pub task: Option<String>,
+}
+
+/// Writes an adapter of a model, as peft reads it. An earlier adapter in the folder stays until the new
+/// one is complete.
+///
+/// # Errors
+/// What the operating system reports.
+pub fn save<M: Module>(
+    model: &M,
+    adapter: &Adapter,
+    base: &Base,
+    dir: &Path,
+    float: Float,
+) -> Result<(), Error> {
+    let all = adapters(model);
+    let mut tensors: BTreeMap<String, TensorData> = BTreeMap::new();
+    for site in &adapter.sites {
+        let named = all.get(&site.path).into_iter().flat_map(|adapters| &adapters.parts);
+        for named in named.filter(|named| named.name == adapter.name) {
+            let name = |end: &str| format!("base_model.model.{}.{end}", site.module);
+            tensors.extend(stored(&named.part).into_iter().map(|(end, data)| (name(end), data)));
+        }
+    }
+    let specs: Vec<TensorSpec> = tensors
+        .iter()
+        .map(|(name, data)| TensorSpec { name: name.clone(), shape: data.shape().to_vec() })
+        .collect();
+    let mut text = serde_json::to_string_pretty(&described(adapter, base)).unwrap_or_default();
+    text.push('\n');
+    let staged = StagedDir::new(dir)?;
+    write_file(&staged.path().join(CONFIG), &mut |w| w.write_all(text.as_bytes()))?;
+    let mut values = |name: &str| tensors[name].clone();
+    write_tensors(&staged.path().join(TENSORS), float, &[], &specs, &mut values)?;
+    Ok(staged.commit()?)
+}
+
+/// The tensors of a part as peft stores them, by the ends of their names.
+fn stored(part: &Part) -> Vec<(&'static str, TensorData)> {
+    let turned = |param: &Param<Tensor<2>>| param.val().transpose().into_data();
+    match part {
+        Part::LowRank(part) => {
+            let mut all =
+                vec![("lora_A.weight", turned(&part.a)), ("lora_B.weight", turned(&part.b))];
+            if let Some(magnitude) = &part.magnitude {
+                all.push(("lora_magnitude_vector", magnitude.val().into_data()));
+            }
+            all
+        }
+        Part::Scale(part) => {
+            let factors = part.factors.val().unsqueeze::<2>();
+            let factors = match part.side {
+                Side::Input => factors,
+                Side::Output => factors.transpose(),
+            };
+            vec![("ia3_l", factors.into_data())]
+        }
+        Part::Bottleneck(part) => vec![
+            ("adapter_down.weight", turned(&part.down)),
+            ("adapter_up.weight", turned(&part.up)),
+        ],
+    }
+}
+
+/// `adapter_config.json`, its keys in order.
+fn described(adapter: &Adapter, base: &Base) -> Map<String, Value> {
+    let mut fields = Map::new();
+    // As peft does: in another model, other maps might be all.
+    let targets = match adapter.targets == Targets::all() {
+        true => Targets::Names(adapter.sites.iter().map(|site| site.module.clone()).collect()),
+        false => adapter.targets.clone(),
+    };
+    adapter.method.get().describe(&targets, &adapter.sites, &mut fields);
+    for (key, value) in [
+        ("auto_mapping", Value::Null),
+        ("base_model_name_or_path", json!(base.model)),
+        ("exclude_modules", Value::Null),
+        ("inference_mode", json!(true)),
+        ("modules_to_save", Value::Null),
+        ("peft_version", json!(PEFT)),
+        ("revision", Value::Null),
+        ("target_modules", json!(targets)),
+        ("task_type", json!(base.task)),
+    ] {
+        fields.insert(key.to_owned(), value);
+    }
+    let sorted: BTreeMap<String, Value> = fields.into_iter().collect();
+    sorted.into_iter().collect()
+}
+
+/// Hangs an adapter that peft or [`save`] wrote on a model, under a name.
+///
+/// # Errors
+/// If a file is missing or damaged, the method is not known here, or the adapter is for another model;
+/// all differences are listed.
+pub fn load<M: Module>(
+    model: M,
+    name: &str,
+    dir: &Path,
+    names: &Names<'_>,
+    device: &Device,
+) -> Result<(M, Adapter), Error> {
+    let path = dir.join(CONFIG);
+    let text = std::fs::read_to_string(&path)
+        .map_err(|source| Error::Io { path: path.clone(), source })?;
+    let wrong = |reason: String| Error::Config { path: path.clone(), reason };
+    let fields: Map<String, Value> =
+        serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+    let method = method_of(&fields).map_err(&wrong)?;
+    method.get().check().map_err(|e| wrong(e.to_string()))?;
+    let targets: Targets = match fields.get("target_modules") {
+        Some(value) if !value.is_null() => serde_json::from_value(value.clone())
+            .map_err(|e| wrong(format!("target_modules: {e}")))?,
+        _ => Targets::all(),
+    };
+    let alphas = Alphas::of(&fields).map_err(&wrong)?;
+    let file = dir.join(TENSORS);
+    let tensors = TensorFiles::open_file(&file)?;
+    let reader = Reader { tensors: &tensors, alphas, method: &method, device };
+    let mut differences = Vec::new();
+    let (mut parts, mut chosen, mut used) = (Vec::new(), Vec::new(), 0);
+    for site in sites(&model, names) {
+        let found = reader.part(&site, &mut differences)?;
+        let Some((part, tensors)) = found else { continue };
+        used += tensors;
+        parts.push((site.path.clone(), part));
+        chosen.push(site);
+    }
+    if differences.is_empty() && used < tensors.names().count() {
+        let known = |name: &str| {
+            chosen.iter().any(|site| name.starts_with(&format!("{}{}.", PREFIX, site.module)))
+        };
+        let unknown = tensors.names().filter(|name| !known(name));
+        differences.extend(unknown.map(|name| format!("the model has no place for `{name}`")));
+    }
+    if parts.is_empty() && differences.is_empty() {
+        differences.push("it has no tensors".to_owned());
+    }
+    if !differences.is_empty() {
+        return Err(Error::Misfit { path: file, differences });
+    }
+    let adapter = Adapter { name: name.to_owned(), method: method.clone(), targets, sites: chosen };
+    Ok((hung(model, &adapter, parts)?, adapter))
+}
+
+/// Before the names of all tensors.
+const PREFIX: &str = "base_model.model.";
+
+/// α of maps that have one of their own.
+struct Alphas(Vec<(Regex, f64)>);
+
+impl Alphas {
+    fn of(fields: &Map<String, Value>) -> Result<Self, String> {
+        let Some(Value::Object(all)) = fields.get("alpha_pattern") else {
+            return Ok(Alphas(Vec::new()));
+        };
+        let one = |(key, value): (&String, &Value)| {
+            let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{key})$"))
+                .map_err(|e| format!("alpha_pattern `{key}`: {e}"))?;
+            let alpha = value.as_f64().ok_or(format!("alpha_pattern `{key}` is {value}"))?;
+            Ok((regex, alpha))
+        };
+        Ok(Alphas(all.iter().map(one).collect::<Result<_, String>>()?))
+    }
+
+    fn at(&self, module: &str) -> Option<f64> {
+        self.0.iter().find(|(regex, _)| regex.is_match(module)).map(|(_, alpha)| *alpha)
+    }
+}
+
+/// The method that a configuration speaks of.
+fn method_of(fields: &Map<String, Value>) -> Result<AnyMethod, String> {
+    let kind = fields.get("peft_type").and_then(Value::as_str).unwrap_or_default();
+    let is = |key: &str| fields.get(key).and_then(Value::as_bool).unwrap_or(false);
+    let number =
+        |key: &str, default: f64| fields.get(key).and_then(Value::as_f64).unwrap_or(default);
+    for key in ["bias", "modules_to_save", "use_qalora", "use_bdlora", "arrow_config"] {
+        let value = fields.get(key).unwrap_or(&Value::Null);
+        if !(value.is_null() || *value == json!(false) || *value == json!("none")) {
+            return Err(format!("`{key}` is {value}, which is not supported"));
+        }
+    }
+    match kind {
+        "LORA" => Ok(AnyMethod::Lora(Lora {
+            r: number("r", 8.0) as usize,
+            alpha: number("lora_alpha", 8.0),
+            dropout: number("lora_dropout", 0.0),
+            rslora: is("use_rslora"),
+            dora: is("use_dora"),
+        })),
+        "IA3" => {
+            let inner = fields.get("feedforward_modules").filter(|value| !value.is_null());
+            let inner = inner.cloned().unwrap_or(json!([]));
+            let wrong =
+                |_| format!("`feedforward_modules` is {inner}, neither names nor a pattern");
+            let feedforward = serde_json::from_value(inner.clone()).map_err(wrong)?;
+            Ok(AnyMethod::Ia3(Ia3 { feedforward }))
+        }
+        "BOTTLENECK" => {
+            let activation = fields.get("non_linearity").cloned().unwrap_or(json!("tanh"));
+            Ok(AnyMethod::Bottleneck(Bottleneck {
+                form: match (is("use_parallel_adapter"), is("use_adapterp")) {
+                    (true, _) => Form::Parallel,
+                    (false, true) => Form::Pfeiffer,
+                    (false, false) => Form::Series,
+                },
+                size: number("bottleneck_size", 256.0) as usize,
+                activation: serde_json::from_value(activation).map_err(|e| e.to_string())?,
+                scale: number("scaling", 1.0),
+                dropout: number("adapter_dropout", 0.0),
+                start: Start::default(),
+            }))
+        }
+        other => Err(format!("peft_type is `{other}`; LORA, IA3 and BOTTLENECK are known")),
+    }
+}
+
+/// Reads parts.
+struct Reader<'a> {
+    tensors: &'a TensorFiles,
+    alphas: Alphas,
+    method: &'a AnyMethod,
+    device: &'a Device,
+}
+
+impl Reader<'_> {
+    /// The part of a map, if the file has one, and how many tensors it is made of. What does not fit
+    /// the map is noted.
+    fn part(
+        &self,
+        site: &Site,
+        differences: &mut Vec<String>,
+    ) -> Result<Option<(Part, usize)>, Error> {
+        let name = |end: &str| format!("{PREFIX}{}.{end}", site.module);
+        let mut shape = |end: &str, want: &dyn Fn(&[usize]) -> bool, says: String| {
+            let (name, found) = (name(end), self.tensors.shape(&name(end)));
+            match found {
+                Some(found) if want(found) => true,
+                Some(found) => {
+                    differences.push(format!("`{name}` is {found:?}, the model has {says}"));
+                    false
+                }
+                None => {
+                    differences.push(format!("`{name}` is missing"));
+                    false
+                }
+            }
+        };
+        let (input, output) = (site.input, site.output);
+        let has = |end: &str| self.tensors.shape(&name(end)).is_some();
+        let matrix = |end: &str| -> Result<Param<Tensor<2>>, Error> {
+            let data = self.tensors.read(&name(end))?;
+            let stored = Tensor::<2>::from_data(data, self.device);
+            Ok(Param::from_tensor(stored.transpose()))
+        };
+        let vector = |end: &str| -> Result<Param<Tensor<1>>, Error> {
+            let values: Vec<f32> = self.tensors.read(&name(end))?.iter().collect();
+            Ok(Param::from_tensor(Tensor::from_floats(&values[..], self.device)))
+        };
+        Ok(match self.method {
+            AnyMethod::Ia3(_) if has("ia3_l") => {
+                let fits = |found: &[usize]| found == [1, input] || found == [output, 1];
+                if !shape("ia3_l", &fits, format!("[1, {input}] or [{output}, 1]")) {
+                    return Ok(None);
+                }
+                let first = self.tensors.shape(&name("ia3_l")).map(|found| found[0]);
+                let side = if first == Some(1) && output != 1 { Side::Input } else { Side::Output };
+                Some((Part::Scale(Scale { factors: vector("ia3_l")?, side }), 1))
+            }
+            AnyMethod::Bottleneck(method) if has("adapter_down.weight") => {
+                let found = self.tensors.shape(&name("adapter_down.weight")).unwrap_or_default();
+                let place = method.place(site);
+                let (width, out) = match place {
+                    Place::Before => (input, input),
+                    Place::After => (output, output),
+                    Place::Beside => (input, output),
+                };
+                let size = found.first().copied().unwrap_or_default();
+                let down = shape(
+                    "adapter_down.weight",
+                    &|found| found == [size, width],
+                    format!("[size, {width}]"),
+                );
+                let up = shape(
+                    "adapter_up.weight",
+                    &|found| found == [out, size],
+                    format!("[{out}, {size}]"),
+                );
+                if !(down && up) {
+                    return Ok(None);
+                }
+                let part = Narrow {
+                    down: matrix("adapter_down.weight")?,
+                    up: matrix("adapter_up.weight")?,
+                    activation: method.activation,
+                    scale: method.scale,
+                    place,
+                    dropout: method.dropout,
+                };
+                Some((Part::Bottleneck(part), 2))
+            }
+            AnyMethod::Lora(method) if has("lora_A.weight") || has("lora_B.weight") => {
+                let found = self.tensors.shape(&name("lora_A.weight")).unwrap_or_default();
+                let r = found.first().copied().unwrap_or_default();
+                let a =
+                    shape("lora_A.weight", &|found| found == [r, input], format!("[r, {input}]"));
+                let b = shape(
+                    "lora_B.weight",
+                    &|found| found == [output, r],
+                    format!("[{output}, {r}]"),
+                );
+                let length = !method.dora
+                    || shape("lora_magnitude_vector", &|f| f == [output], format!("[{output}]"));
+                if !(a && b && length) {
+                    return Ok(None);
+                }
+                let magnitude = method.dora.then(|| vector("lora_magnitude_vector")).transpose()?;
+                let alpha = self.alphas.at(&site.module).unwrap_or(method.alpha);
+                let part = LowRank {
+                    a: matrix("lora_A.weight")?,
+                    b: matrix("lora_B.weight")?,
+                    magnitude,
+                    scaling: Scaling { alpha, rooted: method.rslora },
+                    ranks: None,
+                    dropout: method.dropout,
+                };
+                let tensors = 2 + usize::from(method.dora);
+                Some((Part::LowRank(part), tensors))
+            }
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,76 @@
+//! The linear maps of a model.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+use vlm_nn::params::PathStack;
+
+/// A linear map that something can be hung on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// The path of its weight here, such as `text.stack.blocks.0.attention.q.weight`.
+    pub path: String,
+    /// The name of its module in the reference, such as `model.layers.0.self_attn.q_proj`: what peft
+    /// calls it.
+    pub module: String,
+    /// Values that come in.
+    pub input: usize,
+    /// Values that come out.
+    pub output: usize,
+    /// Whether it has a bias.
+    pub bias: bool,
+}
+
+/// What the reference calls the parameter at a path that has so many dimensions; `None` where it has
+/// no such parameter by itself, since several lie in one tensor there.
+pub type Names<'a> = dyn Fn(&str, usize) -> Option<String> + 'a;
+
+/// Names that are the same here and there: for models that have no reference.
+pub fn own_names(path: &str, _: usize) -> Option<String> {
+    Some(path.to_owned())
+}
+
+/// All linear maps of a model, in the order of its fields: matrices called `weight` of structs called
+/// `Linear`, of this project or of Burn.
+pub fn sites<M: Module>(model: &M, names: &Names<'_>) -> Vec<Site> {
+    struct Finder<'a> {
+        stack: PathStack,
+        kinds: Vec<String>,
+        names: &'a Names<'a>,
+        found: Vec<Site>,
+    }
+    impl ModuleVisitor for Finder<'_> {
+        fn enter_module(&mut self, name: &str, kind: &str) {
+            self.stack.push(name);
+            self.kinds.push(kind.to_owned());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.stack.pop();
+            self.kinds.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if self.kinds.last().is_none_or(|kind| kind != "Struct:Linear") {
+                return;
+            }
+            let path = self.stack.path();
+            if let Some(map) = path.strip_suffix(".bias")
+                && let Some(last) = self.found.last_mut()
+                && last.path.strip_suffix(".weight") == Some(map)
+            {
+                last.bias = true;
+                return;
+            }
+            let shape = param.lazy_shape();
+            let [input, output] = shape[..] else { return };
+            let name = (self.names)(&path, D);
+            let module = name.as_deref().and_then(|name| name.strip_suffix(".weight"));
+            if let Some(module) = module.filter(|_| path.ends_with(".weight")) {
+                let module = module.to_owned();
+                self.found.push(Site { path, module, input, output, bias: false });
+            }
+        }
+    }
+    let mut finder =
+        Finder { stack: PathStack::default(), kinds: Vec::new(), names, found: Vec::new() };
+    model.visit(&mut finder);
+    finder.found
+}

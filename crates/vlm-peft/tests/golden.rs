@@ -1,0 +1,276 @@
+//! Adapters against peft (xtask/golden/adapters.py).
+
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
+use serde_json::{Map, Value};
+use vlm_encoders::Weights;
+use vlm_fusion::GenerativeFolder;
+use vlm_fusion::task::{Row, Seen};
+use vlm_nn::adapter::{self, Part};
+use vlm_nn::params;
+use vlm_peft::{Adapter, Base, Error, load, merge, save};
+use vlm_store::{Float, TensorFiles};
+use vlm_train::{AdamW, Grads, OptimConfig, Optimizer};
+
+const METHODS: [&str; 4] = ["lora", "rslora", "dora", "ia3"];
+
+fn crates() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/adapters")
+}
+
+/// What goes into a model and comes out of it.
+struct Expected(TensorFiles, Vec<u8>);
+
+impl Expected {
+    fn open(dir: &Path) -> Self {
+        let path = dir.join("expected.safetensors");
+        Expected(TensorFiles::open_file(&path).unwrap(), std::fs::read(&path).unwrap())
+    }
+
+    fn floats(&self, name: &str) -> Vec<f32> {
+        self.0.read(name).unwrap().iter().collect()
+    }
+
+    fn ids(&self) -> (Vec<i64>, [usize; 2]) {
+        let tensors = safetensors::SafeTensors::deserialize(&self.1).unwrap();
+        let view = tensors.tensor("input_ids").unwrap();
+        let values = view.data().as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
+        (values, [view.shape()[0], view.shape()[1]])
+    }
+
+    fn tokens(&self) -> Tensor<2, Int> {
+        let (ids, shape) = self.ids();
+        Tensor::from_data(TensorData::new(ids, shape), &device())
+    }
+
+    fn pixels(&self) -> Tensor<4> {
+        Tensor::from_data(self.0.read("pixel_values").unwrap(), &device())
+    }
+}
+
+fn device() -> Device {
+    Device::flex().autodiff()
+}
+
+fn flat<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    let count = x.dims().iter().product::<usize>();
+    x.reshape([count])
+}
+
+fn close(what: &str, ours: &[f32], theirs: &[f32]) {
+    assert_eq!(ours.len(), theirs.len(), "{what}");
+    let largest = theirs.iter().fold(1e-3f32, |most, x| most.max(x.abs()));
+    for (a, b) in ours.iter().zip(theirs) {
+        assert!((a - b).abs() <= 1e-4 * largest, "{what}: {a} and {b} of {largest}");
+    }
+}
+
+/// The values of an adapter's parts by peft's names, as peft lies them out.
+fn stored<M: Module>(
+    model: &M,
+    adapter: &Adapter,
+    grads: Option<&Gradients>,
+) -> Vec<(String, Vec<f32>)> {
+    let matrix = |x: Tensor<2>| -> Vec<f32> {
+        let x = match grads {
+            Some(grads) => x.grad(grads).unwrap_or_else(|| x.zeros_like().inner()),
+            None => x.inner(),
+        };
+        x.transpose().into_data().iter().collect()
+    };
+    let vector = |x: Tensor<1>| -> Vec<f32> {
+        let x = match grads {
+            Some(grads) => x.grad(grads).unwrap_or_else(|| x.zeros_like().inner()),
+            None => x.inner(),
+        };
+        x.into_data().iter().collect()
+    };
+    let (_, all) = adapter::take(model.clone());
+    let mut found = Vec::new();
+    for site in &adapter.sites {
+        let name = |end: &str| format!("base_model.model.{}.{end}", site.module);
+        match &all[&site.path].parts[0].part {
+            Part::LowRank(part) => {
+                found.push((name("lora_A.weight"), matrix(part.a.val())));
+                found.push((name("lora_B.weight"), matrix(part.b.val())));
+                if let Some(magnitude) = &part.magnitude {
+                    found.push((name("lora_magnitude_vector"), vector(magnitude.val())));
+                }
+            }
+            Part::Scale(part) => found.push((name("ia3_l"), vector(part.factors.val()))),
+            Part::Bottleneck(_) => unreachable!("peft has none"),
+        }
+    }
+    found
+}
+
+/// All values of a model's own weights.
+fn own<M: Module>(model: &M) -> Vec<f32> {
+    let mut values = Vec::new();
+    params::read(&adapter::take(model.clone()).0, &mut |_, data| values.extend(data.iter::<f32>()));
+    values
+}
+
+fn agrees<M: Module>(
+    family: &str,
+    model: &M,
+    names: &dyn Fn(&str, usize) -> Option<String>,
+    say: &dyn Fn(&M, &Expected) -> Tensor<1>,
+) {
+    for method in METHODS {
+        let case = format!("{family}-{method}");
+        let dir = golden().join(&case);
+        let expected = Expected::open(&dir);
+        let plain = own(model);
+        let (mut adapted, adapter) = load(model.clone(), "default", &dir, names, &device())
+            .unwrap_or_else(|error| panic!("{case}: {error}"));
+        let said = say(&adapted, &expected);
+        close(&case, &floats(said.clone()), &expected.floats("said"));
+        // Merged, it says the same.
+        let merged = merge(adapted.clone(), &adapter).unwrap();
+        close(
+            &format!("{case} merged"),
+            &floats(say(&merged, &expected)),
+            &expected.floats("said"),
+        );
+        let written = tempfile::tempdir().unwrap();
+        let written = written.path().join("adapter");
+        save(&adapted, &adapter, &Base::default(), &written, Float::F32).unwrap();
+        same_files(&case, &written, &dir);
+
+        let grads = (said.clone() * said * 0.5).sum().backward();
+        for (name, ours) in stored(&adapted, &adapter, Some(&grads)) {
+            close(&format!("{case} grad {name}"), &ours, &expected.floats(&format!("grad.{name}")));
+        }
+        let config = OptimConfig {
+            lr: 0.01,
+            betas: [0.9, 0.98],
+            eps: 1e-6,
+            weight_decay: 0.0,
+            clip: 0.0,
+            ..Default::default()
+        };
+        let mut rule = AdamW::new(config, &Device::flex());
+        for _ in 0..5 {
+            let said = say(&adapted, &expected);
+            let mut grads = Grads::default();
+            grads.add((said.clone() * said * 0.5).sum().backward(), &adapted, 1.0);
+            adapted = rule.step(adapted, &mut grads, 0.01, 1.0);
+        }
+        for (name, ours) in stored(&adapted, &adapter, None) {
+            close(
+                &format!("{case} after {name}"),
+                &ours,
+                &expected.floats(&format!("after.{name}")),
+            );
+        }
+        assert!(own(&adapted) == plain, "{case}: training changed the model itself");
+    }
+}
+
+fn floats(x: Tensor<1>) -> Vec<f32> {
+    x.into_data().iter().collect()
+}
+
+/// The tensors are the same to the bit, and the fields those of peft.
+fn same_files(case: &str, ours: &Path, theirs: &Path) {
+    let open = |dir: &Path| TensorFiles::open_file(&dir.join("adapter_model.safetensors")).unwrap();
+    let (a, b) = (open(ours), open(theirs));
+    let names = |files: &TensorFiles| -> Vec<(String, Vec<usize>)> {
+        files.names().map(|n| (n.to_owned(), files.shape(n).unwrap().to_vec())).collect()
+    };
+    assert_eq!(names(&a), names(&b), "{case}");
+    assert!(b.names().all(|name| a.read(name).unwrap() == b.read(name).unwrap()), "{case}");
+    let config = |dir: &Path| -> Map<String, Value> {
+        let text = std::fs::read(dir.join("adapter_config.json")).unwrap();
+        let mut fields: Map<String, Value> = serde_json::from_slice(&text).unwrap();
+        // Lists of names are in no order there, and of whole names where a pattern catches the same.
+        for key in ["target_modules", "feedforward_modules"] {
+            if let Some(Value::Array(list)) = fields.get_mut(key) {
+                list.sort_by_key(Value::to_string);
+            }
+        }
+        // What peft knows of the Python class.
+        fields.remove("auto_mapping");
+        fields.remove("base_model_name_or_path");
+        fields.remove("task_type");
+        fields
+    };
+    assert_eq!(config(ours), config(theirs), "{case}");
+}
+
+#[test]
+fn llava() {
+    let dir = crates().join("vlm-fusion/tests/golden/generative/llava-clip");
+    let folder = GenerativeFolder::open(&dir, &Device::flex()).unwrap();
+    let model = folder.model.clone().train();
+    let names = |path: &str, rank: usize| folder.plan.in_memory(path, rank);
+    agrees("llava", &model, &names, &|model, expected| {
+        let (ids, [_, count]) = expected.ids();
+        let row = Row {
+            ids,
+            positions: (0..count).collect(),
+            part: vec![0; count],
+            answers: (0..count).map(|place| (place, 0)).collect(),
+            shared: 0,
+        };
+        let states = model.look_at(expected.pixels());
+        flat(model.foretell(&[row], Some(Seen { states, size: (16, 16) }), None).unwrap())
+    });
+}
+
+#[test]
+fn llama() {
+    let dir = crates().join("vlm-encoders/tests/golden/encoders/llama");
+    let Weights::Text(plan, model) = Weights::open(&dir, &Device::flex()).unwrap() else {
+        panic!("no text model")
+    };
+    let names = |path: &str, rank: usize| Some(plan.named(path, rank).name);
+    agrees("llama", &model.train(), &names, &|model, expected| {
+        let said = model.text.states(expected.tokens(), None, None, false);
+        flat(model.text.logits(said.last))
+    });
+}
+
+#[test]
+fn bert() {
+    let dir = crates().join("vlm-encoders/tests/golden/encoders/bert");
+    let Weights::Text(plan, model) = Weights::open(&dir, &Device::flex()).unwrap() else {
+        panic!("no text model")
+    };
+    let names = |path: &str, rank: usize| Some(plan.named(path, rank).name);
+    agrees("bert", &model.train(), &names, &|model, expected| {
+        flat(model.text.states(expected.tokens(), None, None, false).last)
+    });
+}
+
+#[test]
+fn clip() {
+    let dir = crates().join("vlm-encoders/tests/golden/encoders/clip-vision");
+    let Weights::Vision(plan, model) = Weights::open(&dir, &Device::flex()).unwrap() else {
+        panic!("no vision model")
+    };
+    let names = |path: &str, rank: usize| Some(plan.named(path, rank).name);
+    agrees("clip", &model.train(), &names, &|model, expected| {
+        flat(model.features(&model.vision.states(expected.pixels(), false)))
+    });
+}
+
+#[test]
+fn an_adapter_for_another_model_says_what_differs() {
+    let dir = crates().join("vlm-encoders/tests/golden/encoders/llama");
+    let Weights::Text(plan, model) = Weights::open(&dir, &Device::flex()).unwrap() else {
+        panic!("no text model")
+    };
+    let names = |path: &str, rank: usize| Some(plan.named(path, rank).name);
+    let dir = golden().join("llava-lora");
+    let error = load(model, "default", &dir, &names, &Device::flex()).unwrap_err();
+    assert!(matches!(error, Error::Misfit { .. }), "{error}");
+    assert!(error.to_string().contains("the model has no place for"), "{error}");
+}

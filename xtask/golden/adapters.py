@@ -1,0 +1,145 @@
+"""Goldens of adapters: crates/vlm-peft/tests/golden/adapters.
+
+Needs transformers 4.57.6, torch 2.9 and peft 0.21.2. Run: python xtask/golden/adapters.py OUT_DIR
+Each folder FAMILY-METHOD holds an adapter as peft wrote it, for a small model among the goldens of
+other crates, and expected.safetensors: what goes in, what the adapted model says, the gradient of
+half the sum of its squares by each tensor of the adapter (grad.NAME), and the tensors after five
+steps of AdamW on that (after.NAME).
+
+With --check OURS FAMILY, an adapter that our program wrote is opened instead, and what the model says
+with it is compared with OURS/said.safetensors.
+"""
+
+import pathlib
+import shutil
+import sys
+
+import peft
+import torch
+import transformers as tf
+from safetensors.torch import load_file, save_file
+
+CRATES = pathlib.Path(__file__).resolve().parents[2] / "crates"
+ENCODERS = CRATES / "vlm-encoders/tests/golden"
+GENERATIVE = CRATES / "vlm-fusion/tests/golden/generative"
+torch.set_num_threads(1)
+
+
+def ids(rows, columns, vocabulary):
+    return torch.tensor([[(7 * r + 5 * c + 3) % vocabulary for c in range(columns)] for r in range(rows)])
+
+
+def pixels(rows, side):
+    values = torch.arange(rows * 3 * side * side, dtype=torch.float32)
+    return torch.sin(values * 0.37).reshape(rows, 3, side, side)
+
+
+def llava():
+    model = tf.LlavaForConditionalGeneration.from_pretrained(GENERATIVE / "llava-clip", dtype=torch.float32)
+    picture = torch.full((1, 16), model.config.image_token_id)
+    text = torch.cat([ids(1, 3, 330), picture, ids(1, 5, 330)], 1)
+    return model, {"input_ids": text, "pixel_values": pixels(1, 16)}, lambda said: said.logits
+
+
+def llama():
+    model = tf.LlamaForCausalLM.from_pretrained(ENCODERS / "encoders/llama", dtype=torch.float32)
+    return model, {"input_ids": ids(2, 7, model.config.vocab_size)}, lambda said: said.logits
+
+
+def bert():
+    model = tf.BertModel.from_pretrained(ENCODERS / "encoders/bert", dtype=torch.float32)
+    return model, {"input_ids": ids(2, 7, model.config.vocab_size)}, lambda said: said.last_hidden_state
+
+
+def clip():
+    model = tf.CLIPVisionModelWithProjection.from_pretrained(ENCODERS / "encoders/clip-vision", dtype=torch.float32)
+    side = model.config.image_size
+    return model, {"pixel_values": pixels(2, side)}, lambda said: said.image_embeds
+
+
+FAMILIES = {"llava": llava, "llama": llama, "bert": bert, "clip": clip}
+ATTENTION = {"bert": ["query", "value"], "clip": ["q_proj", "v_proj"]}
+KEYS = {"bert": ["key", "value", "output.dense"], "clip": ["k_proj", "v_proj", "fc2"]}
+INNER = {"bert": [r"output.dense"], "clip": ["fc2"]}
+
+
+def methods(family):
+    two = ATTENTION.get(family, ["q_proj", "v_proj", "down_proj"])
+    keys = KEYS.get(family, ["k_proj", "v_proj", "down_proj"])
+    inner = INNER.get(family, ["down_proj"])
+    if family == "bert":
+        keys = r".*\.(key|value|layer\.\d+\.output\.dense)"
+        inner = r".*\.layer\.\d+\.output\.dense"
+    return {
+        "lora": peft.LoraConfig(r=3, lora_alpha=6, target_modules=two),
+        "rslora": peft.LoraConfig(r=4, lora_alpha=6, use_rslora=True, target_modules="all-linear"),
+        "dora": peft.LoraConfig(r=2, lora_alpha=4, use_dora=True, target_modules=two),
+        "ia3": peft.IA3Config(target_modules=keys, feedforward_modules=inner),
+    }
+
+
+def spread(model):
+    """Values away from the start, the same for everyone."""
+    with torch.no_grad():
+        for i, (name, p) in enumerate(sorted(trained(model).items())):
+            wave = torch.sin(torch.arange(p.numel(), dtype=torch.float32) * 0.71 + i).reshape(p.shape)
+            if "magnitude" in name or "ia3" in name:
+                p.mul_(1 + 0.2 * wave)
+            else:
+                p.copy_(0.2 * wave)
+
+
+def trained(model):
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def stored(name):
+    """A parameter's name in adapter_model.safetensors."""
+    name = name.replace(".default.weight", ".weight").replace(".default", "")
+    return name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+
+
+def make(out):
+    for family, build in FAMILIES.items():
+        for method, config in methods(family).items():
+            torch.manual_seed(0)
+            model, inputs, say = build()
+            model = peft.get_peft_model(model.eval(), config).eval()
+            spread(model)
+            folder = out / f"{family}-{method}"
+            shutil.rmtree(folder, ignore_errors=True)
+            model.save_pretrained(folder)
+            (folder / "README.md").unlink()
+            expected = dict(inputs)
+            optimiser = torch.optim.AdamW(trained(model).values(), lr=0.01, betas=(0.9, 0.98), eps=1e-6, weight_decay=0)
+            for step in range(5):
+                said = say(model(**inputs))
+                optimiser.zero_grad()
+                (0.5 * said.square().sum()).backward()
+                if step == 0:
+                    expected["said"] = said.detach().clone().contiguous()
+                    for name, p in trained(model).items():
+                        # Layers of LLaVA's image tower that nothing is read from have no gradient.
+                        grad = torch.zeros_like(p) if p.grad is None else p.grad
+                        expected["grad." + stored(name)] = grad.clone().contiguous()
+                optimiser.step()
+            for name, p in trained(model).items():
+                expected["after." + stored(name)] = p.detach().clone().contiguous()
+            save_file(expected, folder / "expected.safetensors")
+            print(folder.name, sorted(k for k in expected if k.startswith("grad."))[:1], float(said.abs().max()))
+
+
+def check(ours, family):
+    model, inputs, say = FAMILIES[family]()
+    model = peft.PeftModel.from_pretrained(model, ours).eval()
+    said = say(model(**inputs)).detach()
+    theirs = load_file(ours / "said.safetensors")["said"].reshape(said.shape)
+    worst = float((said - theirs).abs().max() / said.abs().max())
+    print(f"{ours.name}: {worst:.1e}")
+    assert worst < 1e-5
+
+
+if len(sys.argv) > 2 and sys.argv[2] == "--check":
+    check(pathlib.Path(sys.argv[1]), sys.argv[3])
+else:
+    make(pathlib.Path(sys.argv[1]))
