@@ -87,7 +87,7 @@ fn begun(method: &AnyMethod) -> (Model, vlm_peft::Adapter) {
     (model.unwrap(), adapter)
 }
 
-fn of<'a>(path_end: &'a str, model: &Model) -> Vec<f32> {
+fn of(path_end: &str, model: &Model) -> Vec<f32> {
     let path = params::list(model).into_iter().find(|p| p.path.ends_with(path_end)).unwrap().path;
     params::read_one(model, &path).iter().collect()
 }
