@@ -7,6 +7,7 @@ half the sum of its squares by each tensor of the adapter (grad.NAME), and the t
 steps of AdamW on that (after.NAME).
 """
 
+import os
 import pathlib
 import shutil
 import sys
@@ -16,9 +17,11 @@ import torch
 import transformers as tf
 from safetensors.torch import save_file
 
-CRATES = pathlib.Path(__file__).resolve().parents[2] / "crates"
-ENCODERS = CRATES / "vlm-encoders/tests/golden"
-GENERATIVE = CRATES / "vlm-fusion/tests/golden/generative"
+OUT = pathlib.Path(sys.argv[1]).resolve()
+# peft notes where a model is from.
+os.chdir(pathlib.Path(__file__).resolve().parents[2] / "crates")
+ENCODERS = pathlib.Path("vlm-encoders/tests/golden")
+GENERATIVE = pathlib.Path("vlm-fusion/tests/golden/generative")
 torch.set_num_threads(1)
 
 
@@ -56,17 +59,14 @@ def clip():
 
 FAMILIES = {"llava": llava, "llama": llama, "bert": bert, "clip": clip}
 ATTENTION = {"bert": ["query", "value"], "clip": ["q_proj", "v_proj"]}
-KEYS = {"bert": ["key", "value", "output.dense"], "clip": ["k_proj", "v_proj", "fc2"]}
-INNER = {"bert": [r"output.dense"], "clip": ["fc2"]}
+KEYS = {"bert": r".*\.(key|value|layer\.\d+\.output\.dense)", "clip": ["k_proj", "v_proj", "fc2"]}
+INNER = {"bert": r".*\.layer\.\d+\.output\.dense", "clip": ["fc2"]}
 
 
 def methods(family):
     two = ATTENTION.get(family, ["q_proj", "v_proj", "down_proj"])
     keys = KEYS.get(family, ["k_proj", "v_proj", "down_proj"])
     inner = INNER.get(family, ["down_proj"])
-    if family == "bert":
-        keys = r".*\.(key|value|layer\.\d+\.output\.dense)"
-        inner = r".*\.layer\.\d+\.output\.dense"
     return {
         "lora": peft.LoraConfig(r=3, lora_alpha=6, target_modules=two),
         "rslora": peft.LoraConfig(r=4, lora_alpha=6, use_rslora=True, target_modules="all-linear"),
@@ -126,4 +126,4 @@ def make(out):
             print(folder.name, sorted(k for k in expected if k.startswith("grad."))[:1], float(said.abs().max()))
 
 
-make(pathlib.Path(sys.argv[1]))
+make(OUT)

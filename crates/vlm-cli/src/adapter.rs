@@ -83,15 +83,18 @@ fn worn<M: Module>(
     }
 }
 
-/// Puts an adapter on a model of pictures and text.
+/// Opens a model of pictures and text, with an adapter on it if there is one.
 ///
 /// # Errors
-/// If the adapter cannot be read, or is for another model.
-pub fn wear(folder: &mut GenerativeFolder, dir: &Path, device: &Device) -> Result<()> {
-    let plan = &folder.plan;
-    let names = |path: &str, rank: usize| plan.in_memory(path, rank);
-    folder.model = worn(folder.model.clone(), dir, &names, device)?;
-    Ok(())
+/// If one of them cannot be read, or the adapter is for another model.
+pub fn open(dir: &Path, adapter: Option<&Path>, device: &Device) -> Result<GenerativeFolder> {
+    let mut folder = GenerativeFolder::open(dir, device)?;
+    if let Some(adapter) = adapter {
+        let plan = &folder.plan;
+        let names = |path: &str, rank: usize| plan.in_memory(path, rank);
+        folder.model = worn(folder.model.clone(), adapter, &names, device)?;
+    }
+    Ok(folder)
 }
 
 /// Puts an adapter on a language model.

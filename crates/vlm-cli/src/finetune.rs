@@ -7,7 +7,7 @@ use anyhow::Result;
 use burn::tensor::Device;
 use vlm_nn::ops::Precision;
 
-use crate::config::{self, RunConfig};
+use crate::config::RunConfig;
 use crate::output::Usage;
 use crate::train;
 
@@ -72,13 +72,11 @@ pub fn run(
 impl Args {
     fn config(&self) -> Result<RunConfig> {
         let (settings, lr) = method(&self.method)?;
-        let mut table = toml::Table::new();
-        let text = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
         let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let mut all = vec![
             format!("seed={}", self.seed),
             format!("data.train={}", quoted(&self.data)),
-            format!("model.generative.from={}", text(&self.model)),
+            format!("model.generative.from={}", quoted(&self.model.display().to_string())),
             format!("batch.size={}", self.batch),
             format!("optim.lr={}", self.lr.unwrap_or(lr)),
             "optim.weight_decay=0".to_owned(),
@@ -90,27 +88,22 @@ impl Args {
         all.extend(settings.iter().map(|setting| format!("adapter.{setting}")));
         match &self.targets[..] {
             [] => {}
+            // `all-linear` among them.
             [pattern] if pattern.contains(|c: char| !(c.is_alphanumeric() || "._".contains(c))) => {
                 all.push(format!("adapter.targets={}", quoted(pattern)));
-            }
-            [all_linear] if all_linear == "all-linear" => {
-                all.push("adapter.targets=\"all-linear\"".to_owned());
             }
             names => {
                 let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
                 all.push(format!("adapter.targets=[{}]", names.join(", ")));
             }
         }
-        for setting in &all {
-            config::set(&mut table, setting)?;
-        }
         // A plain name is one of the method's settings.
         let place = |setting: &String| match setting.split_once('=') {
             Some((key, _)) if !key.contains('.') => format!("adapter.{setting}"),
             _ => setting.clone(),
         };
-        let settings: Vec<String> = self.set.iter().map(place).collect();
-        RunConfig::parse(&table.to_string(), Path::new("vlm finetune"), &settings)
+        all.extend(self.set.iter().map(place));
+        RunConfig::parse("", Path::new("vlm finetune"), &all)
     }
 }
 

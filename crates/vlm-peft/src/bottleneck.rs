@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use vlm_nn::Activation;
 use vlm_nn::adapter::{self, Part, Place};
-use vlm_nn::params::{self, Init};
+use vlm_nn::params::Init;
 
 use crate::lora::{check_dropout, number};
 use crate::method::known;
@@ -79,12 +79,13 @@ const NOT_OUT: &str = "attention.output.dense";
 const ATTENTION: [&str; 6] = ["q_proj", "k_proj", "v_proj", "query", "key", "value"];
 
 impl Bottleneck {
-    pub(crate) fn place(&self, site: &Site) -> Place {
+    /// Where it stands at a map, and how many values come in and go out there.
+    pub(crate) fn place(&self, site: &Site) -> (Place, [usize; 2]) {
         let out = OUT_OF.iter().any(|name| is_or_ends(&site.module, name));
         match self.form {
-            Form::Parallel => Place::Beside,
-            Form::Series | Form::Pfeiffer if out => Place::After,
-            Form::Series | Form::Pfeiffer => Place::Before,
+            Form::Parallel => (Place::Beside, [site.input, site.output]),
+            Form::Series | Form::Pfeiffer if out => (Place::After, [site.output; 2]),
+            Form::Series | Form::Pfeiffer => (Place::Before, [site.input; 2]),
         }
     }
 }
@@ -131,24 +132,15 @@ impl Method for Bottleneck {
     }
 
     fn part(&self, site: &Site, weight: &Param<Tensor<2>>, seed: u64) -> Result<Part, Error> {
-        let place = self.place(site);
-        let (input, output) = match place {
-            Place::Before => (site.input, site.input),
-            Place::After => (site.output, site.output),
-            Place::Beside => (site.input, site.output),
-        };
+        let (place, [input, output]) = self.place(site);
         let (down, up) = match self.start {
             Start::Identity => (Init::Uniform((input as f64).powf(-0.5)), Init::Constant(0.0)),
             Start::Bert => (Init::Normal(0.02), Init::Normal(0.02)),
         };
         let device = weight.lazy_device();
-        let start = |name: &str, shape: [usize; 2], init: Init| {
-            let path = format!("{}.{name}", site.path);
-            Param::from_data(params::drawn(init, &shape, seed, &path), &device)
-        };
         Ok(Part::Bottleneck(adapter::Bottleneck {
-            down: start("down", [input, self.size], down),
-            up: start("up", [self.size, output], up),
+            down: site.start("down", [input, self.size], down, seed, &device),
+            up: site.start("up", [self.size, output], up, seed, &device),
             activation: self.activation,
             scale: self.scale,
             place,

@@ -1,13 +1,13 @@
 //! Adapters in peft's files: `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use regex::Regex;
 use serde_json::{Map, Value, json};
-use vlm_nn::adapter::{Bottleneck as Narrow, LowRank, Part, Place, Scale, Scaling, Side};
+use vlm_nn::adapter::{Bottleneck as Narrow, LowRank, Part, Scale, Scaling, Side};
 use vlm_store::{Float, StagedDir, TensorFiles, TensorSpec, write_file, write_tensors};
 
 use crate::attach::{adapters, hung};
@@ -46,8 +46,8 @@ pub fn save<M: Module>(
     for site in &adapter.sites {
         let named = all.get(&site.path).into_iter().flat_map(|adapters| &adapters.parts);
         for named in named.filter(|named| named.name == adapter.name) {
-            let name = |end: &str| format!("base_model.model.{}.{end}", site.module);
-            tensors.extend(stored(&named.part).into_iter().map(|(end, data)| (name(end), data)));
+            let parts = stored(&named.part).into_iter();
+            tensors.extend(parts.map(|(end, data)| (key(site, end), data)));
         }
     }
     let specs: Vec<TensorSpec> = tensors
@@ -145,21 +145,17 @@ pub fn load<M: Module>(
     let file = dir.join(TENSORS);
     let tensors = TensorFiles::open_file(&file)?;
     let reader = Reader { tensors: &tensors, alphas, method: &method, device };
-    let mut differences = Vec::new();
-    let (mut parts, mut chosen, mut used) = (Vec::new(), Vec::new(), 0);
+    let (mut parts, mut chosen) = (Vec::new(), Vec::new());
+    let mut looked = Looked::default();
     for site in sites(&model, names) {
-        let found = reader.part(&site, &mut differences)?;
-        let Some((part, tensors)) = found else { continue };
-        used += tensors;
+        let Some(part) = reader.part(&site, &mut looked)? else { continue };
         parts.push((site.path.clone(), part));
         chosen.push(site);
     }
-    if differences.is_empty() && used < tensors.names().count() {
-        let known = |name: &str| {
-            chosen.iter().any(|site| name.starts_with(&format!("{}{}.", PREFIX, site.module)))
-        };
-        let unknown = tensors.names().filter(|name| !known(name));
-        differences.extend(unknown.map(|name| format!("the model has no place for `{name}`")));
+    let Looked { seen, mut differences } = looked;
+    if differences.is_empty() {
+        let surplus = tensors.names().filter(|name| !seen.contains(*name));
+        differences.extend(surplus.map(|name| format!("the model has no place for `{name}`")));
     }
     if parts.is_empty() && differences.is_empty() {
         differences.push("it has no tensors".to_owned());
@@ -171,8 +167,17 @@ pub fn load<M: Module>(
     Ok((hung(model, &adapter, parts)?, adapter))
 }
 
-/// Before the names of all tensors.
-const PREFIX: &str = "base_model.model.";
+/// The name of a map's tensor that ends so.
+fn key(site: &Site, end: &str) -> String {
+    format!("base_model.model.{}.{end}", site.module)
+}
+
+/// Which tensors a model has a place for, and what does not fit it.
+#[derive(Default)]
+struct Looked {
+    seen: BTreeSet<String>,
+    differences: Vec<String>,
+}
 
 /// α of maps that have one of their own.
 struct Alphas(Vec<(Regex, f64)>);
@@ -252,17 +257,14 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The part of a map, if the file has one, and how many tensors it is made of. What does not fit
-    /// the map is noted.
-    fn part(
-        &self,
-        site: &Site,
-        differences: &mut Vec<String>,
-    ) -> Result<Option<(Part, usize)>, Error> {
-        let name = |end: &str| format!("{PREFIX}{}.{end}", site.module);
+    /// The part of a map, if the file has one.
+    fn part(&self, site: &Site, looked: &mut Looked) -> Result<Option<Part>, Error> {
+        let name = |end: &str| key(site, end);
+        let Looked { seen, differences } = looked;
         let mut shape = |end: &str, want: &dyn Fn(&[usize]) -> bool, says: String| {
-            let (name, found) = (name(end), self.tensors.shape(&name(end)));
-            match found {
+            let name = name(end);
+            seen.insert(name.clone());
+            match self.tensors.shape(&name) {
                 Some(found) if want(found) => true,
                 Some(found) => {
                     differences.push(format!("`{name}` is {found:?}, the model has {says}"));
@@ -293,16 +295,11 @@ impl Reader<'_> {
                 }
                 let first = self.tensors.shape(&name("ia3_l")).map(|found| found[0]);
                 let side = if first == Some(1) && output != 1 { Side::Input } else { Side::Output };
-                Some((Part::Scale(Scale { factors: vector("ia3_l")?, side }), 1))
+                Some(Part::Scale(Scale { factors: vector("ia3_l")?, side }))
             }
             AnyMethod::Bottleneck(method) if has("adapter_down.weight") => {
                 let found = self.tensors.shape(&name("adapter_down.weight")).unwrap_or_default();
-                let place = method.place(site);
-                let (width, out) = match place {
-                    Place::Before => (input, input),
-                    Place::After => (output, output),
-                    Place::Beside => (input, output),
-                };
+                let (place, [width, out]) = method.place(site);
                 let size = found.first().copied().unwrap_or_default();
                 let down = shape(
                     "adapter_down.weight",
@@ -325,7 +322,7 @@ impl Reader<'_> {
                     place,
                     dropout: method.dropout,
                 };
-                Some((Part::Bottleneck(part), 2))
+                Some(Part::Bottleneck(part))
             }
             AnyMethod::Lora(method) if has("lora_A.weight") || has("lora_B.weight") => {
                 let found = self.tensors.shape(&name("lora_A.weight")).unwrap_or_default();
@@ -352,8 +349,7 @@ impl Reader<'_> {
                     ranks: None,
                     dropout: method.dropout,
                 };
-                let tensors = 2 + usize::from(method.dora);
-                Some((Part::LowRank(part), tensors))
+                Some(Part::LowRank(part))
             }
             _ => None,
         })

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use vlm_nn::adapter::{Part, Scale, Side};
-use vlm_nn::params::{self, Init};
+use vlm_nn::params::Init;
 
 use crate::method::known;
 use crate::target::is_or_ends;
@@ -62,8 +62,9 @@ impl Method for Ia3 {
     fn part(&self, site: &Site, weight: &Param<Tensor<2>>, seed: u64) -> Result<Part, Error> {
         let side = self.side(site);
         let width = if side == Side::Input { site.input } else { site.output };
-        let ones = params::drawn(Init::Constant(1.0), &[width], seed, &site.path);
-        Ok(Part::Scale(Scale { factors: Param::from_data(ones, &weight.lazy_device()), side }))
+        let device = weight.lazy_device();
+        let factors = site.start("factors", [width], Init::Constant(1.0), seed, &device);
+        Ok(Part::Scale(Scale { factors, side }))
     }
 
     fn describe(&self, targets: &Targets, chosen: &[Site], fields: &mut Map<String, Value>) {

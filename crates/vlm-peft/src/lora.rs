@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use vlm_nn::adapter::{LowRank, Part, Ranks, Scaling};
-use vlm_nn::params::{self, Init};
+use vlm_nn::params::Init;
 
 use crate::method::known;
 use crate::{Error, Method, Site, Targets};
@@ -57,14 +57,10 @@ impl Lora {
             )));
         }
         let device = weight.lazy_device();
-        let start = |name: &str, shape: [usize; 2], init: Init| {
-            let path = format!("{}.{name}", site.path);
-            Param::from_data(params::drawn(init, &shape, seed, &path), &device)
-        };
         let a = Init::Uniform((site.input as f64).powf(-0.5));
         Ok(Part::LowRank(LowRank {
-            a: start("a", [site.input, r], a),
-            b: start("b", [r, site.output], Init::Constant(0.0)),
+            a: site.start("a", [site.input, r], a, seed, &device),
+            b: site.start("b", [r, site.output], Init::Constant(0.0), seed, &device),
             magnitude: self
                 .dora
                 .then(|| Param::from_tensor(LowRank::resting_magnitude(weight.base()).detach())),

@@ -1,8 +1,8 @@
 //! The linear maps of a model.
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
-use vlm_nn::params::PathStack;
+use burn::tensor::{Device, Tensor};
+use vlm_nn::params::{self, Init, PathStack};
 
 /// A linear map that something can be hung on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,21 @@ pub struct Site {
     pub output: usize,
     /// Whether it has a bias.
     pub bias: bool,
+}
+
+impl Site {
+    /// The start of a parameter of that name beside this map's weight.
+    pub(crate) fn start<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+        init: Init,
+        seed: u64,
+        device: &Device,
+    ) -> Param<Tensor<D>> {
+        let path = format!("{}.{name}", self.path);
+        Param::from_data(params::drawn(init, &shape, seed, &path), device)
+    }
 }
 
 /// What the reference calls the parameter at a path that has so many dimensions; `None` where it has

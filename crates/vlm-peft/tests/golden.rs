@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 use serde_json::{Map, Value};
-use vlm_encoders::Weights;
+use vlm_encoders::{Blueprint, TextModel, TextSpec, Weights};
 use vlm_fusion::GenerativeFolder;
 use vlm_fusion::task::{Row, Seen};
 use vlm_nn::adapter::{self, Part};
@@ -225,12 +225,18 @@ fn llava() {
     });
 }
 
+/// A text model among the goldens of the encoders.
+fn text(name: &str) -> (Blueprint<TextSpec>, TextModel) {
+    let dir = crates().join("vlm-encoders/tests/golden/encoders").join(name);
+    match Weights::open(&dir, &Device::flex()).unwrap() {
+        Weights::Text(plan, model) => (plan, model),
+        _ => panic!("{name} is no text model"),
+    }
+}
+
 #[test]
 fn llama() {
-    let dir = crates().join("vlm-encoders/tests/golden/encoders/llama");
-    let Weights::Text(plan, model) = Weights::open(&dir, &Device::flex()).unwrap() else {
-        panic!("no text model")
-    };
+    let (plan, model) = text("llama");
     let names = |path: &str, rank: usize| Some(plan.named(path, rank).name);
     agrees("llama", &model.train(), &names, &|model, expected| {
         let said = model.text.states(expected.tokens(), None, None, false);
@@ -240,10 +246,7 @@ fn llama() {
 
 #[test]
 fn bert() {
-    let dir = crates().join("vlm-encoders/tests/golden/encoders/bert");
-    let Weights::Text(plan, model) = Weights::open(&dir, &Device::flex()).unwrap() else {
-        panic!("no text model")
-    };
+    let (plan, model) = text("bert");
     let names = |path: &str, rank: usize| Some(plan.named(path, rank).name);
     agrees("bert", &model.train(), &names, &|model, expected| {
         flat(model.text.states(expected.tokens(), None, None, false).last)
@@ -264,13 +267,26 @@ fn clip() {
 
 #[test]
 fn an_adapter_for_another_model_says_what_differs() {
-    let dir = crates().join("vlm-encoders/tests/golden/encoders/llama");
-    let Weights::Text(plan, model) = Weights::open(&dir, &Device::flex()).unwrap() else {
-        panic!("no text model")
-    };
+    let (plan, model) = text("llama");
     let names = |path: &str, rank: usize| Some(plan.named(path, rank).name);
     let dir = golden().join("llava-lora");
     let error = load(model, "default", &dir, &names, &Device::flex()).unwrap_err();
     assert!(matches!(error, Error::Misfit { .. }), "{error}");
     assert!(error.to_string().contains("the model has no place for"), "{error}");
+}
+
+#[test]
+fn a_tensor_that_the_configuration_does_not_speak_of_is_not_passed_over() {
+    let (plan, model) = text("llama");
+    let names = |path: &str, rank: usize| Some(plan.named(path, rank).name);
+    let from = golden().join("llama-dora");
+    let dir = tempfile::tempdir().unwrap();
+    let file = "adapter_model.safetensors";
+    std::fs::copy(from.join(file), dir.path().join(file)).unwrap();
+    let config = std::fs::read_to_string(from.join("adapter_config.json")).unwrap();
+    let config = config.replace("\"use_dora\": true", "\"use_dora\": false");
+    std::fs::write(dir.path().join("adapter_config.json"), config).unwrap();
+    let error = load(model, "default", dir.path(), &names, &Device::flex()).unwrap_err();
+    assert!(error.to_string().contains("no place for"), "{error}");
+    assert!(error.to_string().contains("lora_magnitude_vector"), "{error}");
 }

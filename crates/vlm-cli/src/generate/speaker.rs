@@ -10,7 +10,7 @@ use vlm_encoders::{Encoder, TextFolder};
 use vlm_fusion::decode::{Decode, Prompt};
 use vlm_fusion::{GenerativeFolder, Prepared};
 
-use crate::adapter::{wear, wear_text};
+use crate::adapter::{self, wear_text};
 
 /// A model folder that makes text.
 pub enum Speaker {
@@ -35,11 +35,7 @@ impl Speaker {
     /// If it cannot be opened, or its model makes no text.
     pub fn open(dir: &Path, adapter: Option<&Path>, device: &Device) -> Result<Self> {
         if GenerativeFolder::is_one(dir) {
-            let mut folder = Box::new(GenerativeFolder::open(dir, device)?);
-            if let Some(adapter) = adapter {
-                wear(&mut folder, adapter, device)?;
-            }
-            return Ok(Speaker::Generative(folder));
+            return Ok(Speaker::Generative(Box::new(adapter::open(dir, adapter, device)?)));
         }
         match Encoder::open(dir, device)? {
             Encoder::Text(mut folder)

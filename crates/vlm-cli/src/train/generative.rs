@@ -16,7 +16,7 @@ use vlm_train::Card;
 
 use super::joined::{Pace, features_of};
 use super::{Facts, Run};
-use crate::adapter::wear;
+use crate::adapter;
 use crate::config::RunConfig;
 use crate::eval::generated;
 use crate::inspect::{Preview, Seen};
@@ -68,16 +68,13 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
     let Some(mut trained) = trained else { return Ok(ExitCode::from(130)) };
     trained.cost.insert("picture_rows".into(), json!(rows));
     // Measured as others will use it: from the folder on disk.
-    let model = match (&config.adapter, &generative.from) {
-        (Some(_), Some(dir)) => dir.clone(),
-        _ => trained.run.model(),
+    let (model, adapter) = match (&config.adapter, &generative.from) {
+        (Some(_), Some(dir)) => (dir.clone(), Some(trained.run.adapter())),
+        _ => (trained.run.model(), None),
     };
     let mut measured = Vec::new();
     if !evals.is_empty() {
-        let mut folder = GenerativeFolder::open(&model, device)?;
-        if config.adapter.is_some() {
-            wear(&mut folder, &trained.run.adapter(), device)?;
-        }
+        let folder = adapter::open(&model, adapter.as_deref(), device)?;
         for (eval, data) in &evals {
             let asked = Asked::new(&folder, &model, (data, eval.limit), generative)?;
             measured.push((eval, asked));

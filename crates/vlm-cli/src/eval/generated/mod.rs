@@ -15,7 +15,7 @@ use vlm_fusion::metrics::{Expected, Row, Table, Task, table};
 use vlm_fusion::spatial::Codec;
 use vlm_fusion::task::{QUESTION, Telling, ask};
 
-use crate::adapter::{AdapterArgs, wear};
+use crate::adapter::{self, AdapterArgs};
 use crate::output::{self, Usage};
 use crate::train::joined::Pace;
 
@@ -115,10 +115,7 @@ pub fn run(all: &super::Args, task: Task, device: &Device) -> Result<()> {
         (Some(predictions), _) => predictions::read(predictions, &data, &chosen)?,
         (None, model) => {
             let model = model.as_deref().unwrap_or(Path::new("."));
-            let mut folder = GenerativeFolder::open(model, device)?;
-            if let Some(adapter) = &args.adapter.adapter {
-                wear(&mut folder, adapter, device)?;
-            }
+            let folder = adapter::open(model, args.adapter.adapter.as_deref(), device)?;
             let telling =
                 Telling { question: &args.question, blind: args.blind, boxes: Codec::Numbers };
             let said = answers(&folder, model, &samples, telling, args.max_tokens)?;
