@@ -67,12 +67,18 @@ def methods(family):
     two = ATTENTION.get(family, ["q_proj", "v_proj", "down_proj"])
     keys = KEYS.get(family, ["k_proj", "v_proj", "down_proj"])
     inner = INNER.get(family, ["down_proj"])
-    return {
+    found = {
         "lora": peft.LoraConfig(r=3, lora_alpha=6, target_modules=two),
         "rslora": peft.LoraConfig(r=4, lora_alpha=6, use_rslora=True, target_modules="all-linear"),
         "dora": peft.LoraConfig(r=2, lora_alpha=4, use_dora=True, target_modules=two),
         "ia3": peft.IA3Config(target_modules=keys, feedforward_modules=inner),
     }
+    # peft has no rows in front of pictures.
+    if family != "clip":
+        task = "FEATURE_EXTRACTION" if family == "bert" else "CAUSAL_LM"
+        found["prefix"] = peft.PrefixTuningConfig(num_virtual_tokens=5, task_type=task)
+        found["prompt"] = peft.PromptTuningConfig(num_virtual_tokens=3, task_type=task)
+    return found
 
 
 def spread(model):
@@ -92,6 +98,8 @@ def trained(model):
 
 def stored(name):
     """A parameter's name in adapter_model.safetensors."""
+    if name.startswith("prompt_encoder"):
+        return "prompt_embeddings"
     name = name.replace(".default.weight", ".weight").replace(".default", "")
     return name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
 
@@ -100,7 +108,10 @@ def make(out):
     for family, build in FAMILIES.items():
         for method, config in methods(family).items():
             torch.manual_seed(0)
-            model, inputs, say = build()
+            model, inputs, hear = build()
+            # What is said of learned tokens stands in front.
+            front = 3 if method == "prompt" else 0
+            say = lambda said: hear(said)[:, front:] if front else hear(said)
             model = peft.get_peft_model(model.eval(), config).eval()
             spread(model)
             folder = out / f"{family}-{method}"

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use vlm_encoders::TextFolder;
 use vlm_fusion::task::{GenerativeConfig, Part};
 use vlm_fusion::{GenerativeFolder, Plan};
-use vlm_peft::{Adapter, AnyMethod, Base, Error, Targets, attach, load, merge};
+use vlm_peft::{Adapter, AnyMethod, Base, Error, Shape, Targets, attach, load, merge};
 
 /// The name of the one adapter that a model wears here.
 const NAME: &str = "default";
@@ -57,7 +57,16 @@ impl AdapterConfig {
         let (model, adapter) =
             attach(model, NAME, &self.method, self.targets.as_ref(), &names, seed)?;
         let from = generative.from.as_ref().map(|dir| dir.display().to_string());
-        Ok((model, adapter, Base { model: from, task: None }))
+        let text = &plan.spec.text;
+        let block = &text.shape;
+        let shape = Shape {
+            layers: text.blocks.len(),
+            heads: block.heads,
+            kv_heads: block.kv_heads.unwrap_or(block.heads),
+        };
+        let rows = matches!(self.method, AnyMethod::Prefix(_) | AnyMethod::Prompt(_));
+        let task = rows.then(|| "CAUSAL_LM".to_owned());
+        Ok((model, adapter, Base { model: from, task, text: Some(shape) }))
     }
 }
 

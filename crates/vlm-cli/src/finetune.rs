@@ -17,8 +17,8 @@ pub struct Args {
     /// The model folder; it stays as it is.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// How to adapt it: lora, rslora, dora, lora-plus, lora-fa, dylora, ia3, series, pfeiffer or
-    /// parallel.
+    /// How to adapt it: lora, rslora, dora, lora-plus, lora-fa, dylora, ia3, prefix, prompt, series,
+    /// pfeiffer or parallel.
     #[arg(long)]
     method: String,
     /// What to train on: conversations, questions or captions.
@@ -119,13 +119,16 @@ fn method(name: &str) -> Result<(Vec<String>, f64)> {
         "dylora" => (&["method=\"dylora\""], LORA),
         // Factors have to move far: the paper's 3e-3.
         "ia3" => (&["method=\"ia3\""], 3e-3),
+        // Rows are far from where they have to be.
+        "prefix" => (&["method=\"prefix\""], 1e-2),
+        "prompt" => (&["method=\"prompt\""], 3e-2),
         "series" | "pfeiffer" | "parallel" => {
             let form = format!("form=\"{name}\"");
             return Ok((vec!["method=\"bottleneck\"".to_owned(), form], LORA));
         }
         other => {
-            let known =
-                "lora, rslora, dora, lora-plus, lora-fa, dylora, ia3, series, pfeiffer, parallel";
+            let known = "lora, rslora, dora, lora-plus, lora-fa, dylora, ia3, prefix, prompt, series, \
+                         pfeiffer, parallel";
             let reason = format!("--method {other}: no such method; there are {known}");
             return Err(Usage(reason).into());
         }

@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::adapter::{self, put_in_front, seen_in_front};
 use crate::ops::{self, AttentionShape, MASKED};
 use crate::{Linear, Norm, NormKind, Pass, Rotary};
 
@@ -128,13 +129,18 @@ impl Attention {
         mask: Option<Tensor<3>>,
     ) -> Tensor<3> {
         let context = context.unwrap_or_else(|| x.clone());
-        let (mut q, mut k, v) = self.projected(x, context);
-        let ([_, queries, width], keys) = (q.dims(), k.dims()[1]);
+        let (mut q, mut k, mut v) = self.projected(x, context);
+        let ([_, queries, width], lead) = (q.dims(), self.lead());
         if let Some(rotary) = &self.rotary {
-            let angles = rotary.angles(width / self.heads, 0, queries, &q.device());
+            let angles = rotary.angles(width / self.heads, lead, queries, &q.device());
             q = angles.turn(q, self.heads);
             k = angles.turn(k, self.kv_heads);
         }
+        if let Some((keys, values)) = self.front() {
+            (k, v) = (put_in_front(keys, k), put_in_front(values, v));
+        }
+        let mask = mask.map(|mask| seen_in_front(mask, lead));
+        let keys = k.dims()[1];
         let mask = match self.window {
             Some(window) if window < keys => {
                 let near = window_mask(queries, keys, window, &q.device());
@@ -161,9 +167,19 @@ impl Attention {
             q = angles.turn(q, self.heads);
             k = angles.turn(k, self.kv_heads);
         }
-        let (k, v) = pass.remember(layer, k, v);
+        let (k, v) = pass.remember(layer, (k, v), self.front());
         let mask = pass.mask(self.window, &device);
         self.mixed(q, k, v, mask, self.causal && pass.causal())
+    }
+
+    /// Learned keys and values in front of those of the tokens.
+    fn front(&self) -> Option<(Tensor<2>, Tensor<2>)> {
+        adapter::front(&self.k.weight).zip(adapter::front(&self.v.weight))
+    }
+
+    /// How many of them there are.
+    pub(crate) fn lead(&self) -> usize {
+        adapter::lead(&self.k.weight).min(adapter::lead(&self.v.weight))
     }
 
     /// Queries, keys and values, before any rotation.

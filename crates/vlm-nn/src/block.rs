@@ -276,12 +276,21 @@ impl Stack {
     }
 
     /// The same with what the pass brings: mask, positions, and a cache of earlier tokens.
+    ///
+    /// # Panics
+    /// If blocks have different numbers of learned keys in front.
     pub fn extend(&self, x: Tensor<3>, pass: &mut Pass) -> Tensor<3> {
+        pass.lead(self.lead());
         let blocks = self.blocks.iter().enumerate();
         blocks.fold(x, |x, (layer, block)| {
             let x = pass.before(layer, x);
             block.extend(x, layer, pass)
         })
+    }
+
+    /// How many learned keys stand in front of those of the tokens, in each block.
+    pub fn lead(&self) -> usize {
+        self.blocks.first().map_or(0, |block| block.attention.lead())
     }
 
     /// The states before the first block and after each.

@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::adapter::{put_in_front, seen_in_front};
 use crate::ops::MASKED;
 use crate::{Angles, Cache, Rotary};
 
@@ -34,6 +35,9 @@ pub struct Pass<'a> {
     cache: Option<&'a mut Cache>,
     open: bool,
     between: Option<&'a dyn Between>,
+    /// Learned keys in front, and learned rows behind those and before the tokens.
+    lead: usize,
+    front: usize,
     begun: Option<Begun>,
 }
 
@@ -49,9 +53,13 @@ pub trait Between: std::fmt::Debug {
 struct Begun {
     /// Tokens in the cache before.
     start: usize,
-    /// Of the rows' tokens; of one row if all are alike.
+    /// Learned rows among those of the pass.
+    front: usize,
+    /// Positions of the rows' tokens among tokens; of one row if all are alike.
+    tokens: Vec<Vec<usize>>,
+    /// Places of all rows of the pass, those in front and behind it counted, likewise.
     queries: Vec<Vec<usize>>,
-    /// Of those in the cache and the rows', likewise.
+    /// The same of all that is seen.
     keys: Vec<Vec<usize>>,
     /// For each kind of rotation among the blocks.
     angles: Vec<(Rotary, usize, Angles)>,
@@ -106,11 +114,53 @@ impl<'a> Pass<'a> {
         self
     }
 
+    /// Counts so many learned keys in front of everything.
+    pub(crate) fn lead(&mut self, keys: usize) {
+        let same = self.begun.is_none() || self.lead == keys;
+        assert!(same, "blocks have different numbers of learned keys in front");
+        self.lead = keys;
+    }
+
+    /// The rows of this pass `[batch, tokens, width]` with learned ones `[n, width]` in front of the
+    /// first text's first token: they are part of the first pass alone, and are seen in all. Positions
+    /// and masks of the pass are those of the tokens. `keys` stand in front in a stack's blocks; see
+    /// [`Stack::lead`](crate::Stack::lead).
+    pub fn with_front(
+        &mut self,
+        front: Option<Tensor<2>>,
+        keys: usize,
+        rows: Tensor<3>,
+    ) -> Tensor<3> {
+        self.lead = keys;
+        let Some(front) = front else { return rows };
+        self.front = front.dims()[0];
+        if self.start() == 0 { put_in_front(front, rows) } else { rows }
+    }
+
+    /// How many of the rows of this pass are learned ones in front of the tokens.
+    pub fn front(&self) -> usize {
+        if self.begun.as_ref().map_or_else(|| self.start(), |begun| begun.start) == 0 {
+            self.front
+        } else {
+            0
+        }
+    }
+
+    fn start(&self) -> usize {
+        self.cache.as_ref().map_or(0, |cache| cache.tokens())
+    }
+
     /// What enters block `layer` in place of `x`.
     pub(crate) fn before(&mut self, layer: usize, x: Tensor<3>) -> Tensor<3> {
         let Some(between) = self.between else { return x };
-        let [batch, tokens, _] = x.dims();
-        between.before(layer, x, self.positions(batch, tokens))
+        let [batch, rows, _] = x.dims();
+        let begun = self.begin(batch, rows);
+        let front = begun.front;
+        if front == 0 {
+            return between.before(layer, x, &begun.tokens);
+        }
+        let tokens = between.before(layer, x.clone().narrow(1, front, rows - front), &begun.tokens);
+        Tensor::cat(vec![x.narrow(1, 0, front), tokens], 1)
     }
 
     /// Whether causal blocks are causal in this pass.
@@ -118,55 +168,85 @@ impl<'a> Pass<'a> {
         !self.open
     }
 
-    /// The positions of the tokens of the pass, one row if all rows are alike.
-    pub fn positions(&mut self, batch: usize, tokens: usize) -> &[Vec<usize>] {
-        &self.begin(batch, tokens).queries
+    /// The places of the rows of the pass, what is in front counted; one list if all rows are alike.
+    pub fn positions(&mut self, batch: usize, rows: usize) -> &[Vec<usize>] {
+        &self.begin(batch, rows).queries
     }
 
-    fn begin(&mut self, batch: usize, tokens: usize) -> &mut Begun {
+    fn begin(&mut self, batch: usize, rows: usize) -> &mut Begun {
         if self.begun.is_none() {
-            self.begun = Some(self.began(batch, tokens));
+            self.begun = Some(self.began(batch, rows));
         }
         self.begun.as_mut().unwrap_or_else(|| unreachable!("just made"))
     }
 
-    fn began(&mut self, batch: usize, tokens: usize) -> Begun {
-        let start = self.cache.as_ref().map_or(0, |cache| cache.tokens());
-        let queries = self.positions.take().unwrap_or_else(|| {
+    fn began(&mut self, batch: usize, rows: usize) -> Begun {
+        let (start, front, ahead) = (self.start(), self.front(), self.lead + self.front);
+        let count = rows - front;
+        let tokens = self.positions.take().unwrap_or_else(|| {
             let next = |row: &Vec<usize>| row.last().map_or(0, |last| last + 1);
             let from: Vec<usize> = match &self.cache {
                 Some(cache) if start > 0 => cache.positions().iter().map(next).collect(),
                 _ => vec![0; batch],
             };
-            from.into_iter().map(|from| (from..from + tokens).collect()).collect()
+            from.into_iter().map(|from| (from..from + count).collect()).collect()
         });
         assert!(
-            queries.len() == batch && queries.iter().all(|row| row.len() == tokens),
-            "positions do not fit rows [{batch}, {tokens}]"
+            tokens.len() == batch && tokens.iter().all(|row| row.len() == count),
+            "positions do not fit rows [{batch}, {count}]"
         );
-        let keys = match &mut self.cache {
-            None => queries.clone(),
+        let seen = match &mut self.cache {
+            None => tokens.clone(),
             Some(cache) => {
-                cache.extend(&queries);
+                cache.extend(&tokens);
                 cache.positions().to_vec()
             }
         };
+        let (tokens, seen) = (alike(tokens), alike(seen));
+        let behind = |rows: &[Vec<usize>], first: usize| -> Vec<Vec<usize>> {
+            let row = |row: &Vec<usize>| (first..ahead).chain(row.iter().map(|p| p + ahead)).collect();
+            rows.iter().map(row).collect()
+        };
+        self.mask = self.mask.take().map(|mask| self.mask_behind(mask, front));
         let (angles, windows) = (Vec::new(), Vec::new());
-        Begun { start, queries: alike(queries), keys: alike(keys), angles, windows }
+        let (queries, keys) = (behind(&tokens, ahead - front), behind(&seen, 0));
+        Begun { start, front, tokens, queries, keys, angles, windows }
     }
 
-    /// Adds a block's keys and values to the cache; returns all that are seen.
+    /// A mask of tokens, with what is in front of them: all see that, and it sees what is before it.
+    fn mask_behind(&self, mask: Tensor<3>, front: usize) -> Tensor<3> {
+        let mask = seen_in_front(mask, self.lead + self.front);
+        let [batch, queries, keys] = mask.dims();
+        if front == 0 || queries == 1 {
+            return mask;
+        }
+        let seen = |i: usize, j: usize| if j <= self.lead + i { 0.0 } else { MASKED };
+        let values: Vec<f32> =
+            (0..front).flat_map(|i| (0..keys).map(move |j| seen(i, j))).collect();
+        let first: Tensor<3> =
+            Tensor::from_data(TensorData::new(values, [1, front, keys]), &mask.device());
+        Tensor::cat(vec![first.expand([batch, front, keys]), mask], 1)
+    }
+
+    /// Adds a block's keys and values to the cache; returns all that are seen, `front` before them.
     pub(crate) fn remember(
         &mut self,
         layer: usize,
-        keys: Tensor<3>,
-        values: Tensor<3>,
+        (mut keys, mut values): (Tensor<3>, Tensor<3>),
+        front: Option<(Tensor<2>, Tensor<2>)>,
     ) -> (Tensor<3>, Tensor<3>) {
-        let [batch, tokens, _] = keys.dims();
-        let start = self.begin(batch, tokens).start;
+        let [batch, rows, _] = keys.dims();
+        let start = self.begin(batch, rows).start;
+        let ahead = self.lead + self.front;
+        if let Some((front_keys, front_values)) = front.filter(|_| start == 0) {
+            assert_eq!(front_keys.dims()[0], self.lead, "blocks differ in learned keys in front");
+            keys = put_in_front(front_keys, keys);
+            values = put_in_front(front_values, values);
+        }
+        let place = if start == 0 { 0 } else { ahead + start };
         match &mut self.cache {
             None => (keys, values),
-            Some(cache) => cache.append(layer, start, keys, values),
+            Some(cache) => cache.append(layer, place, keys, values),
         }
     }
 

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use vlm_nn::adapter::{self, Adapters, ByPath, Named, Part};
 use vlm_nn::params::{self, PathStack};
 
-use crate::site::{Names, sites};
+use crate::site::{Names, found};
 use crate::{AnyMethod, Error, Site, Targets};
 
 /// An adapter that hangs on a model.
@@ -39,9 +39,10 @@ pub fn attach<M: Module>(
     seed: u64,
 ) -> Result<(M, Adapter), Error> {
     method.get().check()?;
-    let all = sites(&model, names);
+    let all = found(&model, method.get().hook(), names);
     let targets = targets.cloned().unwrap_or_else(|| method.get().targets(&all));
     let sites = targets.choose(&all)?;
+    method.get().fits(&sites, &all)?;
     let weights = weights(&model, &sites);
     let mut parts = Vec::new();
     for site in &sites {

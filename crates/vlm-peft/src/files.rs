@@ -12,7 +12,8 @@ use vlm_store::{Float, StagedDir, TensorFiles, TensorSpec, write_file, write_ten
 
 use crate::attach::{adapters, hung};
 use crate::bottleneck::{Form, Start};
-use crate::site::{Names, sites};
+use crate::front::{self, Prefix, PrefixStart, Prompt, PromptStart};
+use crate::site::{Names, found};
 use crate::{Adapter, AnyMethod, Bottleneck, Error, Ia3, Lora, Site, Targets};
 
 /// The version of peft whose fields are written.
@@ -25,9 +26,26 @@ const TENSORS: &str = "adapter_model.safetensors";
 pub struct Base {
     /// Where the model is.
     pub model: Option<String>,
-    /// What peft wraps it in, such as `CAUSAL_LM`.
+    /// What peft wraps it in, such as `CAUSAL_LM`. Rows in front need it: peft puts them there in some
+    /// of its wrappers only.
     pub task: Option<String>,
+    /// Of the part that reads text, for rows in front.
+    pub text: Option<Shape>,
 }
+
+/// The shape of a transformer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Its blocks.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+}
+
+/// The tensor of adapters that are rows in front.
+const ROWS: &str = "prompt_embeddings";
 
 /// Writes an adapter of a model, as peft reads it. An earlier adapter in the folder stays until the new
 /// one is complete.
@@ -43,13 +61,15 @@ pub fn save<M: Module>(
 ) -> Result<(), Error> {
     let all = adapters(model);
     let mut tensors: BTreeMap<String, TensorData> = BTreeMap::new();
+    let part = |site: &Site| {
+        let mut named = all.get(&site.path)?.parts.iter();
+        named.find(|named| named.name == adapter.name).map(|named| &named.part)
+    };
     for site in &adapter.sites {
-        let named = all.get(&site.path).into_iter().flat_map(|adapters| &adapters.parts);
-        for named in named.filter(|named| named.name == adapter.name) {
-            let parts = stored(&named.part).into_iter();
-            tensors.extend(parts.map(|(end, data)| (key(site, end), data)));
-        }
+        let parts = part(site).map(stored).into_iter().flatten();
+        tensors.extend(parts.map(|(end, data)| (key(site, end), data)));
     }
+    tensors.extend(front::joined(&adapter.sites, part).map(|rows| (ROWS.to_owned(), rows)));
     let specs: Vec<TensorSpec> = tensors
         .iter()
         .map(|(name, data)| TensorSpec { name: name.clone(), shape: data.shape().to_vec() })
@@ -87,6 +107,8 @@ fn stored(part: &Part) -> Vec<(&'static str, TensorData)> {
             ("adapter_down.weight", turned(&part.down)),
             ("adapter_up.weight", turned(&part.up)),
         ],
+        // All of them are one tensor.
+        Part::Rows(_) => Vec::new(),
     }
 }
 
@@ -102,15 +124,26 @@ fn described(adapter: &Adapter, base: &Base) -> Map<String, Value> {
     for (key, value) in [
         ("auto_mapping", Value::Null),
         ("base_model_name_or_path", json!(base.model)),
-        ("exclude_modules", Value::Null),
         ("inference_mode", json!(true)),
         ("modules_to_save", Value::Null),
         ("peft_version", json!(PEFT)),
         ("revision", Value::Null),
-        ("target_modules", json!(targets)),
         ("task_type", json!(base.task)),
     ] {
         fields.insert(key.to_owned(), value);
+    }
+    match adapter.method {
+        AnyMethod::Prefix(_) => {
+            fields.insert("num_attention_heads".into(), json!(base.text.map(|text| text.kv_heads)));
+        }
+        AnyMethod::Prompt(_) => {
+            fields.insert("num_attention_heads".into(), json!(base.text.map(|text| text.heads)));
+            fields.insert("num_layers".into(), json!(base.text.map(|text| text.layers)));
+        }
+        _ => {
+            fields.insert("exclude_modules".into(), Value::Null);
+            fields.insert("target_modules".into(), json!(targets));
+        }
     }
     let sorted: BTreeMap<String, Value> = fields.into_iter().collect();
     sorted.into_iter().collect()
@@ -136,18 +169,35 @@ pub fn load<M: Module>(
         serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
     let method = method_of(&fields).map_err(&wrong)?;
     method.get().check().map_err(|e| wrong(e.to_string()))?;
+    let all = found(&model, method.get().hook(), names);
+    let file = dir.join(TENSORS);
+    let tensors = TensorFiles::open_file(&file)?;
+    if matches!(method, AnyMethod::Prefix(_) | AnyMethod::Prompt(_)) {
+        let targets = method.get().targets(&all);
+        let chosen = targets.choose(&all)?;
+        method.get().fits(&chosen, &all)?;
+        let misfit = |reason: String| Error::Misfit {
+            path: file.clone(),
+            differences: vec![format!("`{ROWS}` {reason}")],
+        };
+        if tensors.shape(ROWS).is_none() {
+            return Err(misfit("is missing".to_owned()));
+        }
+        let parts = front::split(&chosen, tensors.read(ROWS)?, device).map_err(misfit)?;
+        let name = name.to_owned();
+        let adapter = Adapter { name, method, targets, sites: chosen };
+        return Ok((hung(model, &adapter, parts)?, adapter));
+    }
     let targets: Targets = match fields.get("target_modules") {
         Some(value) if !value.is_null() => serde_json::from_value(value.clone())
             .map_err(|e| wrong(format!("target_modules: {e}")))?,
         _ => Targets::all(),
     };
     let alphas = Alphas::of(&fields).map_err(&wrong)?;
-    let file = dir.join(TENSORS);
-    let tensors = TensorFiles::open_file(&file)?;
     let reader = Reader { tensors: &tensors, alphas, method: &method, device };
     let (mut parts, mut chosen) = (Vec::new(), Vec::new());
     let mut looked = Looked::default();
-    for site in sites(&model, names) {
+    for site in all {
         let Some(part) = reader.part(&site, &mut looked)? else { continue };
         parts.push((site.path.clone(), part));
         chosen.push(site);
@@ -244,7 +294,19 @@ fn method_of(fields: &Map<String, Value>) -> Result<AnyMethod, String> {
                 start: Start::default(),
             }))
         }
-        other => Err(format!("peft_type is `{other}`; LORA, IA3 and BOTTLENECK are known")),
+        "PREFIX_TUNING" => {
+            let zero = fields.get("init_weights") == Some(&json!("zero"));
+            let start = if zero { PrefixStart::Zero } else { PrefixStart::Random };
+            Ok(AnyMethod::Prefix(Prefix { tokens: number("num_virtual_tokens", 0.0) as usize, start }))
+        }
+        "PROMPT_TUNING" => {
+            let random = fields.get("prompt_tuning_init") == Some(&json!("RANDOM"));
+            let start = if random { PromptStart::Random } else { PromptStart::Vocabulary };
+            Ok(AnyMethod::Prompt(Prompt { tokens: number("num_virtual_tokens", 0.0) as usize, start }))
+        }
+        other => Err(format!(
+            "peft_type is `{other}`; LORA, IA3, PREFIX_TUNING, PROMPT_TUNING and BOTTLENECK are known"
+        )),
     }
 }
 

@@ -13,6 +13,8 @@
 //! | [`DyLora`] | the same, good at every rank | where the rank is not known |
 //! | [`Ia3`] | factors | where adapters are many and must be tiny |
 //! | [`Bottleneck`] | a narrow layer | where LoRA is too weak |
+//! | [`Prefix`] | keys and values in front | where no map may change |
+//! | [`Prompt`] | tokens in front, on the table of tokens | where an adapter is a few kilobytes |
 //!
 //! Burn has a LoRA of its own (`Module::apply_lora`). It is enough where one adapter is to be trained
 //! and merged on weights that fit twice into memory: it builds the changed weight and a gradient of
@@ -42,6 +44,7 @@ mod bottleneck;
 mod correction;
 mod error;
 mod files;
+mod front;
 mod ia3;
 mod lora;
 mod lora_kin;
@@ -54,11 +57,12 @@ mod task;
 pub use attach::{Adapter, attach, attached, detach, merge, switch, train_only};
 pub use bottleneck::{Bottleneck, Form, Start};
 pub use error::Error;
-pub use files::{Base, load, save};
+pub use files::{Base, Shape, load, save};
+pub use front::{Prefix, PrefixStart, Prompt, PromptStart};
 pub use ia3::Ia3;
 pub use lora::Lora;
 pub use lora_kin::{DyLora, LoraFa, LoraPlus};
-pub use method::{AnyMethod, Method};
+pub use method::{AnyMethod, Hook, Method};
 pub use site::{Names, Site, own_names, sites};
 pub use target::Targets;
 #[cfg(feature = "train")]

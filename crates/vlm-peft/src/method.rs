@@ -6,7 +6,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use vlm_nn::adapter::Part;
 
-use crate::{Bottleneck, DyLora, Error, Ia3, Lora, LoraFa, LoraPlus, Site, Targets};
+use crate::{
+    Bottleneck, DyLora, Error, Ia3, Lora, LoraFa, LoraPlus, Prefix, Prompt, Site, Targets,
+};
+
+/// What of a model a method hangs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Linear maps.
+    Maps,
+    /// Tables of tokens.
+    Tokens,
+}
 
 /// A way to tune a model with few parameters: what hangs on a linear map, and what of it trains.
 pub trait Method {
@@ -18,6 +29,19 @@ pub trait Method {
     /// # Errors
     /// [`Error::Setting`] with the first and what is allowed.
     fn check(&self) -> Result<(), Error>;
+
+    /// What it hangs on.
+    fn hook(&self) -> Hook {
+        Hook::Maps
+    }
+
+    /// Looks whether it can hang on these of all there are.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if not.
+    fn fits(&self, _chosen: &[Site], _all: &[Site]) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Where it hangs on a family of models whose maps have these names, if nothing else is said.
     fn targets(&self, sites: &[Site]) -> Targets;
@@ -59,6 +83,10 @@ pub enum AnyMethod {
     Ia3(Ia3),
     /// Narrow layers.
     Bottleneck(Bottleneck),
+    /// Learned keys and values in front.
+    Prefix(Prefix),
+    /// Learned tokens in front.
+    Prompt(Prompt),
 }
 
 impl AnyMethod {
@@ -71,6 +99,8 @@ impl AnyMethod {
             AnyMethod::Dylora(method) => method,
             AnyMethod::Ia3(method) => method,
             AnyMethod::Bottleneck(method) => method,
+            AnyMethod::Prefix(method) => method,
+            AnyMethod::Prompt(method) => method,
         }
     }
 }

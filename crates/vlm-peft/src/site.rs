@@ -4,7 +4,9 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use vlm_nn::params::{self, Init, PathStack};
 
-/// A linear map that something can be hung on.
+use crate::Hook;
+
+/// A linear map, or a table of tokens, that something can be hung on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
     /// The path of its weight here, such as `text.stack.blocks.0.attention.q.weight`.
@@ -12,7 +14,7 @@ pub struct Site {
     /// The name of its module in the reference, such as `model.layers.0.self_attn.q_proj`: what peft
     /// calls it.
     pub module: String,
-    /// Values that come in.
+    /// Values that come in; of a table, its tokens.
     pub input: usize,
     /// Values that come out.
     pub output: usize,
@@ -47,45 +49,64 @@ pub fn own_names(path: &str, _: usize) -> Option<String> {
 /// All linear maps of a model, in the order of its fields: matrices called `weight` of structs called
 /// `Linear`, of this project or of Burn.
 pub fn sites<M: Module>(model: &M, names: &Names<'_>) -> Vec<Site> {
-    struct Finder<'a> {
-        stack: PathStack,
-        kinds: Vec<String>,
-        names: &'a Names<'a>,
-        found: Vec<Site>,
-    }
-    impl ModuleVisitor for Finder<'_> {
-        fn enter_module(&mut self, name: &str, kind: &str) {
-            self.stack.push(name);
-            self.kinds.push(kind.to_owned());
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.stack.pop();
-            self.kinds.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if self.kinds.last().is_none_or(|kind| kind != "Struct:Linear") {
-                return;
-            }
-            let path = self.stack.path();
-            if let Some(map) = path.strip_suffix(".bias")
-                && let Some(last) = self.found.last_mut()
-                && last.path.strip_suffix(".weight") == Some(map)
-            {
-                last.bias = true;
-                return;
-            }
-            let shape = param.lazy_shape();
-            let [input, output] = shape[..] else { return };
-            let name = (self.names)(&path, D);
-            let module = name.as_deref().and_then(|name| name.strip_suffix(".weight"));
-            if let Some(module) = module.filter(|_| path.ends_with(".weight")) {
-                let module = module.to_owned();
-                self.found.push(Site { path, module, input, output, bias: false });
-            }
-        }
-    }
+    found(model, Hook::Maps, names)
+}
+
+/// All there is on a model that a method of this kind can hang on.
+pub(crate) fn found<M: Module>(model: &M, hook: Hook, names: &Names<'_>) -> Vec<Site> {
     let mut finder =
-        Finder { stack: PathStack::default(), kinds: Vec::new(), names, found: Vec::new() };
+        Finder { hook, stack: PathStack::default(), kinds: Vec::new(), names, found: Vec::new() };
     model.visit(&mut finder);
     finder.found
+}
+
+struct Finder<'a> {
+    hook: Hook,
+    stack: PathStack,
+    kinds: Vec<String>,
+    names: &'a Names<'a>,
+    found: Vec<Site>,
+}
+
+impl Finder<'_> {
+    /// Whether the parameter at a path is one that is looked for.
+    fn is_wanted(&self, path: &str) -> bool {
+        let kind = self.kinds.last().map(String::as_str);
+        let last = path.rsplit('.').next();
+        match self.hook {
+            Hook::Maps => kind == Some("Struct:Linear") && last == Some("weight"),
+            Hook::Tokens => kind == Some("Struct:TextTower") && last == Some("tokens"),
+        }
+    }
+}
+
+impl ModuleVisitor for Finder<'_> {
+    fn enter_module(&mut self, name: &str, kind: &str) {
+        self.stack.push(name);
+        self.kinds.push(kind.to_owned());
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.stack.pop();
+        self.kinds.pop();
+    }
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let path = self.stack.path();
+        if let Some(map) = path.strip_suffix(".bias")
+            && let Some(last) = self.found.last_mut()
+            && last.path.strip_suffix(".weight") == Some(map)
+        {
+            last.bias = true;
+            return;
+        }
+        let shape = param.lazy_shape();
+        let [input, output] = shape[..] else { return };
+        if !self.is_wanted(&path) {
+            return;
+        }
+        let name = (self.names)(&path, D);
+        if let Some(module) = name.as_deref().and_then(|name| name.strip_suffix(".weight")) {
+            let module = module.to_owned();
+            self.found.push(Site { path, module, input, output, bias: false });
+        }
+    }
 }

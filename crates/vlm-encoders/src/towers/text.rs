@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::module::embedding;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use vlm_nn::adapter::{self, put_in_front, seen_in_front};
 use vlm_nn::params::blank;
 use vlm_nn::{BlockConfig, Linear, Norm, Pass, Stack, ops};
 
@@ -116,7 +117,14 @@ impl TextTower {
 
     /// The longest text in tokens, start and end included.
     pub fn context(&self) -> usize {
-        self.context
+        // Rows in front take up learned places.
+        let ahead = if self.positions.is_some() { self.lead() } else { 0 };
+        self.context.saturating_sub(ahead)
+    }
+
+    /// How many learned rows and keys stand in front of all tokens.
+    fn lead(&self) -> usize {
+        adapter::lead(&self.tokens) + self.stack.lead()
     }
 
     /// Whether a token sees only itself and those before it.
@@ -150,9 +158,29 @@ impl TextTower {
         }
     }
 
-    /// The learned positions of texts that begin at the first, `[1, tokens, width]`.
-    fn first_positions(&self, tokens: usize) -> Option<Tensor<3>> {
-        self.positions.as_ref().map(|p| p.val().narrow(0, 0, tokens).unsqueeze())
+    /// The learned positions of texts that begin at the first, `[1, rows, width]`. Learned keys in front
+    /// count as places; where they leave too few, the last one is that of several rows.
+    fn first_positions(&self, rows: usize) -> Option<Tensor<3>> {
+        let table = self.positions.as_ref()?.val();
+        let ([places, _], first) = (table.dims(), self.stack.lead());
+        if first + rows <= places {
+            return Some(table.narrow(0, first, rows).unsqueeze());
+        }
+        assert!(rows <= places, "{rows} rows, but a text has {places} at most");
+        let chosen = (first..first + rows).map(|place| place.min(places - 1) as i64);
+        let chosen = TensorData::new(chosen.collect::<Vec<_>>(), [rows]);
+        Some(table.clone().select(0, Tensor::from_data(chosen, &table.device())).unsqueeze())
+    }
+
+    /// Rows of whole texts and their mask, with the learned rows in front, and how many these are.
+    fn with_front(
+        &self,
+        rows: Tensor<3>,
+        mask: Option<Tensor<3>>,
+    ) -> (Tensor<3>, Option<Tensor<3>>, usize) {
+        let Some(front) = adapter::front(&self.tokens) else { return (rows, mask, 0) };
+        let n = front.dims()[0];
+        (put_in_front(front, rows), mask.map(|mask| seen_in_front(mask, n)), n)
     }
 
     /// The learned positions of the places of a pass, `[batch or 1, tokens, width]`.
@@ -175,9 +203,11 @@ impl TextTower {
     /// # Panics
     /// If a position is not below [`context`](Self::context) in a tower with learned positions.
     pub fn extend(&self, rows: Tensor<3>, pass: &mut Pass) -> Tensor<3> {
+        let rows = pass.with_front(adapter::front(&self.tokens), self.stack.lead(), rows);
         let positions = self.positions_of(pass, &rows);
         let x = self.embed(rows, positions);
-        self.normed(self.stack.extend(x, pass))
+        let states = self.normed(self.stack.extend(x, pass));
+        behind(states, pass.front())
     }
 
     fn normed<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
@@ -208,10 +238,11 @@ impl TextTower {
         places: Tensor<1, Int>,
         mask: Option<Tensor<3>>,
     ) -> Tensor<2> {
-        let positions = self.first_positions(ids.dims()[1]);
-        let x = self.stack.forward(self.embed(self.look_up(ids), positions), mask);
+        let (rows, mask, front) = self.with_front(self.look_up(ids), mask);
+        let positions = self.first_positions(rows.dims()[1]);
+        let x = self.stack.forward(self.embed(rows, positions), mask);
         // One row of each text, before the norm: the other rows are not needed.
-        self.densed(self.normed(rows_at(x, places)))
+        self.densed(self.normed(rows_at(x, places + front as i64)))
     }
 
     /// All that the tower says of texts; `places` where its pool needs them, see
@@ -235,14 +266,16 @@ impl TextTower {
         mask: Option<Tensor<3>>,
         layers: bool,
     ) -> States {
+        let (rows, mask, front) = self.with_front(rows, mask);
         let positions = self.first_positions(rows.dims()[1]);
         let x = self.embed(rows, positions);
         let mut all = Vec::new();
         let last = if layers {
             all = self.stack.forward_all(x, mask);
+            all = all.into_iter().map(|x| behind(x, front)).collect();
             all[all.len() - 1].clone()
         } else {
-            self.stack.forward(x, mask)
+            behind(self.stack.forward(x, mask), front)
         };
         let last = self.normed(last);
         let pooled = places.map(|places| self.densed(rows_at(last.clone(), places)));
@@ -271,4 +304,10 @@ impl TextTower {
             None => logits,
         }
     }
+}
+
+/// The rows behind the first ones.
+fn behind(x: Tensor<3>, front: usize) -> Tensor<3> {
+    let rows = x.dims()[1];
+    if front == 0 { x } else { x.narrow(1, front, rows - front) }
 }

@@ -10,6 +10,7 @@
 
 mod bottleneck;
 mod low_rank;
+mod rows;
 mod scale;
 
 use std::cell::RefCell;
@@ -20,6 +21,7 @@ use burn::tensor::{Distribution, Tensor};
 
 pub use bottleneck::{Bottleneck, Place};
 pub use low_rank::{LowRank, Ranks, Scaling};
+pub use rows::{Rows, front, lead, put_in_front, seen_in_front};
 pub use scale::{Scale, Side};
 
 use crate::{ops, params};
@@ -33,6 +35,8 @@ pub enum Part {
     Scale(Scale),
     /// A narrow layer in front, behind or beside: the adapters of LLM-Adapters.
     Bottleneck(Bottleneck),
+    /// Rows in front of those that the matrix makes: prefix and prompt tuning.
+    Rows(Rows),
 }
 
 /// A part with the name of the adapter that it belongs to.
@@ -122,6 +126,8 @@ fn adapted(
         }
         Part::Scale(part) => part.forward(x, |x| adapted(rest, x, weight, bias)),
         Part::Bottleneck(part) => part.forward(x, |x| adapted(rest, x, weight, bias)),
+        // Whoever has a place for them asks for them.
+        Part::Rows(_) => adapted(rest, x, weight, bias),
     }
 }
 
@@ -134,6 +140,7 @@ impl Part {
         match self {
             Part::LowRank(part) => part.merged(weight),
             Part::Scale(part) => part.merged(weight),
+            Part::Rows(_) => weight,
             Part::Bottleneck(_) => panic!(
                 "a bottleneck is no change of a weight: only layers that ask for it can have one"
             ),
@@ -150,7 +157,7 @@ impl Part {
 
     /// Whether the weight can take it up for good.
     pub fn can_merge(&self) -> bool {
-        !matches!(self, Part::Bottleneck(_))
+        !matches!(self, Part::Bottleneck(_) | Part::Rows(_))
     }
 }
 
