@@ -63,7 +63,7 @@ fn linear() -> Linear {
 
 fn with(parts: Vec<Part>) -> Linear {
     let named = |part| Named { name: "one".into(), active: true, part };
-    let adapters = Adapters { parts: parts.into_iter().map(named).collect() };
+    let adapters = Adapters { parts: parts.into_iter().map(named).collect(), packed: None };
     put(linear(), ByPath::from([("weight".into(), adapters)]))
 }
 
@@ -209,7 +209,7 @@ mod golden {
     fn with(part: Part) -> Linear {
         let linear = Linear { weight: param(weight()), bias: Some(param(grid([3], [5, 11, 2]))) };
         let parts = vec![Named { name: "default".into(), active: true, part }];
-        put(linear, ByPath::from([("weight".into(), Adapters { parts })]))
+        put(linear, ByPath::from([("weight".into(), Adapters { parts, packed: None })]))
     }
 
     fn term(rooted: bool, dora: bool, ranks: Option<Ranks>) -> LowRank {

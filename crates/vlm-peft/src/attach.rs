@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use vlm_nn::adapter::{self, Adapters, ByPath, Named, Part};
+use vlm_nn::four_bit::Packed;
 use vlm_nn::params::{self, PathStack};
 
 use crate::site::{Names, found};
-use crate::{AnyMethod, Error, Site, Targets};
+use crate::{AnyMethod, Error, Site, Targets, Weight};
 
 /// An adapter that hangs on a model.
 #[derive(Clone, Debug)]
@@ -66,7 +67,7 @@ pub(crate) fn hung<M: Module>(
     }
     for (path, part) in parts {
         let named = Named { name: adapter.name.clone(), active: true, part };
-        all.entry(path).or_insert_with(|| Adapters { parts: Vec::new() }).parts.push(named);
+        all.entry(path).or_insert_with(bare).parts.push(named);
     }
     Ok(only_training(adapter::put(model, all.clone()), &all, adapter))
 }
@@ -91,7 +92,7 @@ impl Adapter {
 /// # Errors
 /// [`Error::Name`] if it is not on the model.
 pub fn train_only<M: Module>(model: M, adapter: &Adapter) -> Result<M, Error> {
-    let all = adapters(&model);
+    let all = adapter::all(&model);
     expect(&all, &adapter.name)?;
     Ok(only_training(model, &all, adapter))
 }
@@ -116,14 +117,18 @@ fn place(weight: &str, index: usize) -> String {
     format!("{weight}.adapters.parts.{index}.")
 }
 
-/// All that hangs on a model.
-pub(crate) fn adapters<M: Module>(model: &M) -> ByPath {
-    adapter::take(model.clone()).1
+fn bare() -> Adapters {
+    Adapters { parts: Vec::new(), packed: None }
+}
+
+/// Whether a weight would be the same without.
+fn is_bare(adapters: &Adapters) -> bool {
+    adapters.parts.is_empty() && adapters.packed.is_none()
 }
 
 /// The names of the adapters that hang on a model.
 pub fn attached<M: Module>(model: &M) -> Vec<String> {
-    names_of(&adapters(model))
+    names_of(&adapter::all(model))
 }
 
 fn names_of(all: &ByPath) -> Vec<String> {
@@ -150,7 +155,7 @@ pub fn detach<M: Module>(model: M, name: &str) -> Result<M, Error> {
     for adapters in all.values_mut() {
         adapters.parts.retain(|named| named.name != name);
     }
-    all.retain(|_, adapters| !adapters.parts.is_empty());
+    all.retain(|_, adapters| !is_bare(adapters));
     Ok(adapter::put(model, all))
 }
 
@@ -176,7 +181,7 @@ pub fn switch<M: Module>(model: M, names: &[&str]) -> Result<M, Error> {
 pub fn merge<M: Module>(model: M, adapter: &Adapter) -> Result<M, Error> {
     let (model, mut all) = adapter::take(model);
     expect(&all, &adapter.name)?;
-    let mut mine: BTreeMap<String, Part> = BTreeMap::new();
+    let mut mine: BTreeMap<String, Merged> = BTreeMap::new();
     for (path, adapters) in &mut all {
         let (taken, left) = std::mem::take(&mut adapters.parts)
             .into_iter()
@@ -187,18 +192,26 @@ pub fn merge<M: Module>(model: M, adapter: &Adapter) -> Result<M, Error> {
                 let method = adapter.method.get().name();
                 return Err(Error::Unmergeable { name: adapter.name.clone(), method });
             }
-            mine.insert(path.clone(), named.part);
+            // Four bits cannot take up a change: the weight is whole from then on.
+            let packed = adapters.packed.take();
+            mine.insert(path.clone(), Merged { part: named.part, packed });
         }
     }
-    all.retain(|_, adapters| !adapters.parts.is_empty());
+    all.retain(|_, adapters| !is_bare(adapters));
     let model = model.map(&mut Merger { stack: PathStack::default(), parts: &mine });
     Ok(adapter::put(model, all))
+}
+
+/// A part that a weight takes up, and that weight, if it had four bits.
+struct Merged {
+    part: Part,
+    packed: Option<Packed>,
 }
 
 /// Changes weights, and the biases beside them, as parts say.
 struct Merger<'a> {
     stack: PathStack,
-    parts: &'a BTreeMap<String, Part>,
+    parts: &'a BTreeMap<String, Merged>,
 }
 
 impl ModuleMapper for Merger<'_> {
@@ -210,15 +223,22 @@ impl ModuleMapper for Merger<'_> {
     }
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let path = self.stack.path();
-        if let Some(part) = self.parts.get(&path) {
+        if let Some(Merged { part, packed }) = self.parts.get(&path) {
             return changed(param, |weight: Tensor<D>| {
-                let dims = weight.dims();
-                let merged = part.merged(weight.reshape([dims[0], dims[D - 1]]));
-                merged.reshape(dims)
+                let weight = match packed {
+                    Some(packed) => packed.values(),
+                    None => {
+                        let dims = weight.dims();
+                        weight.reshape([dims[0], dims[D - 1]])
+                    }
+                };
+                let mut shape = [1; D];
+                shape[..2].copy_from_slice(&weight.dims());
+                part.merged(weight).reshape(shape)
             });
         }
         let beside = path.strip_suffix(".bias").map(|map| format!("{map}.weight"));
-        match beside.and_then(|weight| self.parts.get(&weight)).and_then(Part::output_factors) {
+        match beside.and_then(|weight| self.parts.get(&weight)).and_then(|m| m.part.output_factors()) {
             Some(factors) => changed(param, |bias: Tensor<D>| {
                 let dims = bias.dims();
                 bias * factors.reshape(dims)
@@ -238,11 +258,12 @@ fn changed<const D: usize>(
 }
 
 /// The weights at the sites; none of them is copied.
-fn weights<M: Module>(model: &M, sites: &[Site]) -> BTreeMap<String, Param<Tensor<2>>> {
+fn weights<M: Module>(model: &M, sites: &[Site]) -> BTreeMap<String, Weight> {
     struct Finder<'a> {
         stack: PathStack,
         wanted: BTreeSet<&'a str>,
-        found: BTreeMap<String, Param<Tensor<2>>>,
+        packed: ByPath,
+        found: BTreeMap<String, Weight>,
     }
     impl ModuleVisitor for Finder<'_> {
         fn enter_module(&mut self, name: &str, _: &str) {
@@ -258,12 +279,15 @@ fn weights<M: Module>(model: &M, sites: &[Site]) -> BTreeMap<String, Param<Tenso
             }
             let any: Box<dyn Any> = Box::new(param.clone());
             if let Ok(matrix) = any.downcast::<Param<Tensor<2>>>() {
-                self.found.insert(path, *matrix);
+                let packed = self.packed.remove(&path).and_then(|adapters| adapters.packed);
+                self.found.insert(path, Weight { param: *matrix, packed });
             }
         }
     }
     let wanted = sites.iter().map(|site| site.path.as_str()).collect();
-    let mut finder = Finder { stack: PathStack::default(), wanted, found: BTreeMap::new() };
+    let packed = adapter::all(model);
+    let stack = PathStack::default();
+    let mut finder = Finder { stack, wanted, packed, found: BTreeMap::new() };
     model.visit(&mut finder);
     finder.found
 }

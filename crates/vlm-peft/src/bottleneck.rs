@@ -1,7 +1,5 @@
 //! Narrow layers around linear maps.
 
-use burn::module::Param;
-use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use vlm_nn::Activation;
@@ -11,7 +9,7 @@ use vlm_nn::params::Init;
 use crate::lora::{check_dropout, number};
 use crate::method::known;
 use crate::target::is_or_ends;
-use crate::{Error, Method, Site, Targets};
+use crate::{Error, Method, Site, Targets, Weight};
 
 /// How bottlenecks stand to their maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,13 +129,13 @@ impl Method for Bottleneck {
         }
     }
 
-    fn part(&self, site: &Site, weight: &Param<Tensor<2>>, seed: u64) -> Result<Part, Error> {
+    fn part(&self, site: &Site, weight: &Weight, seed: u64) -> Result<Part, Error> {
         let (place, [input, output]) = self.place(site);
         let (down, up) = match self.start {
             Start::Identity => (Init::Uniform((input as f64).powf(-0.5)), Init::Constant(0.0)),
             Start::Bert => (Init::Normal(0.02), Init::Normal(0.02)),
         };
-        let device = weight.lazy_device();
+        let device = weight.device();
         Ok(Part::Bottleneck(adapter::Bottleneck {
             down: site.start("down", [input, self.size], down, seed, &device),
             up: site.start("up", [self.size, output], up, seed, &device),

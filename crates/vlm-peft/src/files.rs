@@ -7,10 +7,10 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use regex::Regex;
 use serde_json::{Map, Value, json};
-use vlm_nn::adapter::{Bottleneck as Narrow, LowRank, Part, Scale, Scaling, Side};
+use vlm_nn::adapter::{self, Bottleneck as Narrow, LowRank, Part, Scale, Scaling, Side};
 use vlm_store::{Float, StagedDir, TensorFiles, TensorSpec, write_file, write_tensors};
 
-use crate::attach::{adapters, hung};
+use crate::attach::hung;
 use crate::bottleneck::{Form, Start};
 use crate::front::{self, Prefix, PrefixStart, Prompt, PromptStart};
 use crate::site::{Names, found};
@@ -59,7 +59,7 @@ pub fn save<M: Module>(
     dir: &Path,
     float: Float,
 ) -> Result<(), Error> {
-    let all = adapters(model);
+    let all = adapter::all(model);
     let mut tensors: BTreeMap<String, TensorData> = BTreeMap::new();
     let part = |site: &Site| {
         let mut named = all.get(&site.path)?.parts.iter();

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use vlm_nn::adapter::{Part, Rows};
 use vlm_nn::params::{self, Init};
 
-use crate::{Error, Hook, Method, Site, Targets};
+use crate::{Error, Hook, Method, Site, Targets, Weight};
 
 /// How learned keys and values start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,13 +137,13 @@ impl Method for Prefix {
         blocks(chosen, all).map(|_| ())
     }
 
-    fn part(&self, site: &Site, weight: &Param<Tensor<2>>, seed: u64) -> Result<Part, Error> {
+    fn part(&self, site: &Site, weight: &Weight, seed: u64) -> Result<Part, Error> {
         let init = match self.start {
             PrefixStart::Zero => Init::Constant(0.0),
             PrefixStart::Random => Init::Normal(1.0),
         };
         let shape = [self.tokens, site.output];
-        Ok(Part::Rows(Rows { rows: site.start("rows", shape, init, seed, &weight.lazy_device()) }))
+        Ok(Part::Rows(Rows { rows: site.start("rows", shape, init, seed, &weight.device()) }))
     }
 
     fn describe(&self, _: &Targets, chosen: &[Site], fields: &mut Map<String, Value>) {
@@ -192,8 +192,8 @@ impl Method for Prompt {
         }
     }
 
-    fn part(&self, site: &Site, weight: &Param<Tensor<2>>, seed: u64) -> Result<Part, Error> {
-        let (shape, device) = ([self.tokens, site.output], weight.lazy_device());
+    fn part(&self, site: &Site, weight: &Weight, seed: u64) -> Result<Part, Error> {
+        let (shape, device) = ([self.tokens, site.output], weight.device());
         let rows = match self.start {
             PromptStart::Random => site.start("rows", shape, Init::Normal(1.0), seed, &device),
             PromptStart::Vocabulary => {
@@ -204,7 +204,7 @@ impl Method for Prompt {
                 let ids: Vec<i64> =
                     drawn.iter::<f32>().map(|x| id(x).min(words - 1) as i64).collect();
                 let ids = Tensor::from_data(TensorData::new(ids, [self.tokens]), &device);
-                let rows = weight.base().detach().select(0, ids).into_data();
+                let rows = weight.values().detach().select(0, ids).into_data();
                 Param::from_data(rows, &device)
             }
         };

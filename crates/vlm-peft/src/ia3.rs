@@ -1,7 +1,5 @@
 //! (IA)³: a factor for each key, value and inner state.
 
-use burn::module::Param;
-use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use vlm_nn::adapter::{Part, Scale, Side};
@@ -9,7 +7,7 @@ use vlm_nn::params::Init;
 
 use crate::method::known;
 use crate::target::is_or_ends;
-use crate::{Error, Method, Site, Targets};
+use crate::{Error, Method, Site, Targets, Weight};
 
 /// Learned factors (Liu et al. 2022, arXiv 2205.05638): of keys and values behind their maps, and of the
 /// feed-forward's inner states before the last map.
@@ -59,10 +57,10 @@ impl Method for Ia3 {
         if names.is_empty() { Targets::all() } else { Targets::of(&names) }
     }
 
-    fn part(&self, site: &Site, weight: &Param<Tensor<2>>, seed: u64) -> Result<Part, Error> {
+    fn part(&self, site: &Site, weight: &Weight, seed: u64) -> Result<Part, Error> {
         let side = self.side(site);
         let width = if side == Side::Input { site.input } else { site.output };
-        let device = weight.lazy_device();
+        let device = weight.device();
         let factors = site.start("factors", [width], Init::Constant(1.0), seed, &device);
         Ok(Part::Scale(Scale { factors, side }))
     }

@@ -63,7 +63,7 @@ pub use ia3::Ia3;
 pub use lora::Lora;
 pub use lora_kin::{DyLora, LoraFa, LoraPlus};
 pub use method::{AnyMethod, Hook, Method};
-pub use site::{Names, Site, own_names, sites};
+pub use site::{Names, Site, Weight, own_names, sites};
 pub use target::Targets;
 #[cfg(feature = "train")]
 pub use task::Adapted;

@@ -1,14 +1,13 @@
 //! LoRA: a product of two thin matrices beside each weight.
 
 use burn::module::Param;
-use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use vlm_nn::adapter::{LowRank, Part, Ranks, Scaling};
 use vlm_nn::params::Init;
 
 use crate::method::known;
-use crate::{Error, Method, Site, Targets};
+use crate::{Error, Method, Site, Targets, Weight};
 
 /// Low-rank adaptation (LoRA, Hu et al. 2021, arXiv 2106.09685), rank-stabilised (rsLoRA, Kalajdzievski
 /// 2023, arXiv 2312.03732) and weight-decomposed (DoRA, Liu et al. 2024, arXiv 2402.09353) if asked.
@@ -45,7 +44,7 @@ impl Lora {
     pub(crate) fn term(
         &self,
         site: &Site,
-        weight: &Param<Tensor<2>>,
+        weight: &Weight,
         seed: u64,
         ranks: Option<Ranks>,
     ) -> Result<Part, Error> {
@@ -56,14 +55,14 @@ impl Lora {
                 site.module, site.input, site.output
             )));
         }
-        let device = weight.lazy_device();
+        let device = weight.device();
         let a = Init::Uniform((site.input as f64).powf(-0.5));
         Ok(Part::LowRank(LowRank {
             a: site.start("a", [site.input, r], a, seed, &device),
             b: site.start("b", [r, site.output], Init::Constant(0.0), seed, &device),
             magnitude: self
                 .dora
-                .then(|| Param::from_tensor(LowRank::resting_magnitude(weight.base()).detach())),
+                .then(|| Param::from_tensor(LowRank::resting_magnitude(weight.values()).detach())),
             scaling: Scaling { alpha: self.alpha, rooted: self.rslora },
             ranks,
             dropout: self.dropout,
@@ -98,7 +97,7 @@ impl Method for Lora {
         }
     }
 
-    fn part(&self, site: &Site, weight: &Param<Tensor<2>>, seed: u64) -> Result<Part, Error> {
+    fn part(&self, site: &Site, weight: &Weight, seed: u64) -> Result<Part, Error> {
         self.term(site, weight, seed, None)
     }
 

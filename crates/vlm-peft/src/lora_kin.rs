@@ -1,12 +1,10 @@
 //! LoRA's kin: the same parts, trained in other ways.
 
-use burn::module::Param;
-use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use vlm_nn::adapter::{Part, Ranks};
 
-use crate::{Error, Lora, Method, Site, Targets};
+use crate::{Error, Lora, Method, Site, Targets, Weight};
 
 /// LoRA whose second factor learns faster (LoRA+, Hayou et al. 2024, arXiv 2402.12354).
 ///
@@ -91,7 +89,7 @@ impl Method for LoraPlus {
         self.lora.targets(sites)
     }
 
-    fn part(&self, site: &Site, weight: &Param<Tensor<2>>, seed: u64) -> Result<Part, Error> {
+    fn part(&self, site: &Site, weight: &Weight, seed: u64) -> Result<Part, Error> {
         self.lora.part(site, weight, seed)
     }
 
@@ -118,7 +116,7 @@ impl Method for LoraFa {
         Targets::all()
     }
 
-    fn part(&self, site: &Site, weight: &Param<Tensor<2>>, seed: u64) -> Result<Part, Error> {
+    fn part(&self, site: &Site, weight: &Weight, seed: u64) -> Result<Part, Error> {
         self.lora.part(site, weight, seed)
     }
 
@@ -148,7 +146,7 @@ impl Method for DyLora {
         self.lora.targets(sites)
     }
 
-    fn part(&self, site: &Site, weight: &Param<Tensor<2>>, seed: u64) -> Result<Part, Error> {
+    fn part(&self, site: &Site, weight: &Weight, seed: u64) -> Result<Part, Error> {
         self.lora.term(site, weight, seed, Some(self.ranks.last_learning(self.frozen)))
     }
 

@@ -1,13 +1,11 @@
 //! The methods, behind one face.
 
-use burn::module::Param;
-use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use vlm_nn::adapter::Part;
 
 use crate::{
-    Bottleneck, DyLora, Error, Ia3, Lora, LoraFa, LoraPlus, Prefix, Prompt, Site, Targets,
+    Bottleneck, DyLora, Error, Ia3, Lora, LoraFa, LoraPlus, Prefix, Prompt, Site, Targets, Weight,
 };
 
 /// What of a model a method hangs on.
@@ -50,7 +48,7 @@ pub trait Method {
     ///
     /// # Errors
     /// [`Error::Setting`] if it does not fit the map.
-    fn part(&self, site: &Site, weight: &Param<Tensor<2>>, seed: u64) -> Result<Part, Error>;
+    fn part(&self, site: &Site, weight: &Weight, seed: u64) -> Result<Part, Error>;
 
     /// Whether a parameter of its parts trains, by its name there, such as `a`.
     fn trains(&self, _param: &str) -> bool {

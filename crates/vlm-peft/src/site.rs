@@ -2,6 +2,8 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
+use vlm_nn::adapter::{self, ByPath};
+use vlm_nn::four_bit::Packed;
 use vlm_nn::params::{self, Init, PathStack};
 
 use crate::Hook;
@@ -20,6 +22,27 @@ pub struct Site {
     pub output: usize,
     /// Whether it has a bias.
     pub bias: bool,
+}
+
+/// The weight at a site, as it is without adapters.
+pub struct Weight {
+    pub(crate) param: Param<Tensor<2>>,
+    pub(crate) packed: Option<Packed>,
+}
+
+impl Weight {
+    /// Where it is.
+    pub fn device(&self) -> Device {
+        self.param.lazy_device()
+    }
+
+    /// `[in, out]`; of a weight of four bits, a whole copy.
+    pub fn values(&self) -> Tensor<2> {
+        match &self.packed {
+            Some(packed) => packed.values(),
+            None => self.param.base(),
+        }
+    }
 }
 
 impl Site {
@@ -54,8 +77,14 @@ pub fn sites<M: Module>(model: &M, names: &Names<'_>) -> Vec<Site> {
 
 /// All there is on a model that a method of this kind can hang on.
 pub(crate) fn found<M: Module>(model: &M, hook: Hook, names: &Names<'_>) -> Vec<Site> {
-    let mut finder =
-        Finder { hook, stack: PathStack::default(), kinds: Vec::new(), names, found: Vec::new() };
+    let mut finder = Finder {
+        hook,
+        stack: PathStack::default(),
+        kinds: Vec::new(),
+        names,
+        packed: adapter::all(model),
+        found: Vec::new(),
+    };
     model.visit(&mut finder);
     finder.found
 }
@@ -65,6 +94,7 @@ struct Finder<'a> {
     stack: PathStack,
     kinds: Vec<String>,
     names: &'a Names<'a>,
+    packed: ByPath,
     found: Vec<Site>,
 }
 
@@ -98,7 +128,8 @@ impl ModuleVisitor for Finder<'_> {
             last.bias = true;
             return;
         }
-        let shape = param.lazy_shape();
+        let packed = self.packed.get(&path).and_then(|adapters| adapters.packed.as_ref());
+        let shape = packed.map_or_else(|| param.lazy_shape().to_vec(), |packed| packed.dims().to_vec());
         let [input, output] = shape[..] else { return };
         if !self.is_wanted(&path) {
             return;

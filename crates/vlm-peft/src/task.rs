@@ -4,10 +4,9 @@ use std::path::Path;
 
 use vlm_train::{BoxError, Grads, StepReport, Task, Validation};
 
-use crate::attach::adapters;
 use crate::correction::corrected;
 use crate::{Adapter, AnyMethod, Base, save};
-use vlm_nn::adapter::Part;
+use vlm_nn::adapter::{self, Part};
 use vlm_store::Float;
 
 /// A task whose model has an adapter. What is saved is the adapter alone.
@@ -64,7 +63,7 @@ impl<T: Task> Task for Adapted<'_, T> {
         if !matches!(self.adapter.method, AnyMethod::LoraFa(_)) {
             return Ok(());
         }
-        let all = adapters(model);
+        let all = adapter::all(model);
         for site in &self.adapter.sites {
             let named = all[&site.path].parts.iter().find(|named| named.name == self.adapter.name);
             let Some(Part::LowRank(part)) = named.map(|named| &named.part) else { continue };

@@ -16,7 +16,7 @@ mod scale;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use burn::module::{Module, Param, Reparameterization, Reparameterizer};
+use burn::module::{Module, ModuleVisitor, Param, Reparameterization, Reparameterizer};
 use burn::tensor::{Distribution, Tensor};
 
 pub use bottleneck::{Bottleneck, Place};
@@ -24,6 +24,7 @@ pub use low_rank::{LowRank, Ranks, Scaling};
 pub use rows::{Rows, front, lead, put_in_front, seen_in_front};
 pub use scale::{Scale, Side};
 
+use crate::four_bit::{FourBit, Packed};
 use crate::{ops, params};
 
 /// One thing that is learned beside a weight `[in, out]`.
@@ -57,6 +58,9 @@ pub struct Named {
 pub struct Adapters {
     /// The parts.
     pub parts: Vec<Named>,
+    /// The weight itself, where it has four bits; the parameter then holds a place only.
+    #[module(skip)]
+    pub packed: Option<Packed>,
 }
 
 thread_local! {
@@ -72,23 +76,36 @@ impl Reparameterization for Adapters {
         if taken.is_some() {
             return base;
         }
-        let dims = base.dims();
-        let [input, output] = dims[..] else {
-            panic!("adapters hang on matrices, not on tensors of {D} dimensions")
+        let weight = match (&self.packed, &base.dims()[..]) {
+            (Some(packed), _) => packed.values(),
+            (None, [input, output]) => base.reshape([*input, *output]),
+            (None, _) => panic!("adapters hang on matrices, not on tensors of {D} dimensions"),
         };
-        self.merged(base.reshape([input, output])).reshape(dims)
+        let dims: [usize; 2] = weight.dims();
+        let merged = self.active().into_iter().fold(weight, |weight, part| part.merged(weight));
+        let mut shape = [1; D];
+        shape[..2].copy_from_slice(&dims);
+        merged.reshape(shape)
+    }
+}
+
+/// The shape `[in, out]` of a weight, packed or not.
+pub fn shape<const D: usize>(weight: &Param<Tensor<D>>) -> Vec<usize> {
+    match weight.reparameterization::<Adapters>().and_then(|adapters| adapters.packed.as_ref()) {
+        Some(packed) => packed.dims().to_vec(),
+        None => weight.lazy_shape().to_vec(),
+    }
+}
+
+/// A weight as it is without adapters, `[in, out]`; of a packed one, a whole copy.
+pub fn plain(weight: &Param<Tensor<2>>) -> Tensor<2> {
+    match weight.reparameterization::<Adapters>().and_then(|adapters| adapters.packed.as_ref()) {
+        Some(packed) => packed.values(),
+        None => weight.base(),
     }
 }
 
 impl Adapters {
-    /// The adapted weight, of the plain weight `[in, out]`.
-    ///
-    /// # Panics
-    /// If a part that counts is no change of a weight, as a bottleneck is not.
-    pub fn merged(&self, weight: Tensor<2>) -> Tensor<2> {
-        self.active().into_iter().fold(weight, |weight, part| part.merged(weight))
-    }
-
     /// `[..., in]` to `[..., out]`: what the adapted map makes of `x`, without building its weight.
     pub fn forward<const D: usize>(
         &self,
@@ -97,10 +114,15 @@ impl Adapters {
         bias: Option<Tensor<1>>,
     ) -> Tensor<D> {
         let mut dims = x.dims();
-        let [input, output] = weight.lazy_shape()[..] else { unreachable!("a matrix") };
+        let [input, output] = shape(weight)[..] else { unreachable!("a matrix") };
         let rows = dims.iter().product::<usize>() / input;
         dims[D - 1] = output;
-        adapted(&self.active(), x.reshape([rows, input]), weight, bias).reshape(dims)
+        let base = |x: Tensor<2>, bias: Option<Tensor<1>>| match &self.packed {
+            Some(packed) => packed.forward(x, bias),
+            None => ops::linear(x, weight.base(), bias),
+        };
+        let plain = || plain(weight);
+        adapted(&self.active(), x.reshape([rows, input]), bias, &base, &plain).reshape(dims)
     }
 
     fn active(&self) -> Vec<&Part> {
@@ -109,25 +131,24 @@ impl Adapters {
 }
 
 /// What a map with these parts makes of `x: [rows, in]`: the last part acts on what those before it
-/// make.
+/// make. `base` is the map without any, `plain` its weight.
 fn adapted(
     parts: &[&Part],
     x: Tensor<2>,
-    weight: &Param<Tensor<2>>,
     bias: Option<Tensor<1>>,
+    base: &dyn Fn(Tensor<2>, Option<Tensor<1>>) -> Tensor<2>,
+    plain: &dyn Fn() -> Tensor<2>,
 ) -> Tensor<2> {
-    let Some((last, rest)) = parts.split_last() else {
-        return ops::linear(x, weight.base(), bias);
-    };
+    let Some((last, rest)) = parts.split_last() else { return base(x, bias) };
     match last {
         Part::LowRank(part) => {
-            let plain = || rest.iter().fold(weight.base(), |weight, part| part.merged(weight));
-            part.forward(x, bias, |x, bias| adapted(rest, x, weight, bias), plain)
+            let plain_here = || rest.iter().fold(plain(), |weight, part| part.merged(weight));
+            part.forward(x, bias, |x, bias| adapted(rest, x, bias, base, plain), plain_here)
         }
-        Part::Scale(part) => part.forward(x, |x| adapted(rest, x, weight, bias)),
-        Part::Bottleneck(part) => part.forward(x, |x| adapted(rest, x, weight, bias)),
+        Part::Scale(part) => part.forward(x, |x| adapted(rest, x, bias, base, plain)),
+        Part::Bottleneck(part) => part.forward(x, |x| adapted(rest, x, bias, base, plain)),
         // Whoever has a place for them asks for them.
-        Part::Rows(_) => adapted(rest, x, weight, bias),
+        Part::Rows(_) => adapted(rest, x, bias, base, plain),
     }
 }
 
@@ -171,21 +192,94 @@ fn dropped(x: Tensor<2>, share: f64) -> Tensor<2> {
 /// Adapters by the path of the weight that they hang on.
 pub type ByPath = BTreeMap<String, Adapters>;
 
-/// Takes all adapters off a model, whose weights are as if there had been none.
+/// Takes all adapters off a model, whose weights are as if there had been none; those that are packed
+/// are places only.
 pub fn take<M: Module>(model: M) -> (M, ByPath) {
-    let inside = format!(".{}.", Adapters::NAME);
-    let mut paths: Vec<String> = Vec::new();
-    for info in params::list(&model) {
-        let Some((weight, _)) = info.path.split_once(&inside) else { continue };
-        if paths.last().is_none_or(|last| last != weight) {
-            paths.push(weight.to_owned());
-        }
-    }
+    let paths = paths(&model);
     TAKEN.set(Some(Vec::new()));
     let model = model.materialize();
     let taken = TAKEN.take().unwrap_or_default();
-    assert_eq!(paths.len(), taken.len(), "adapters without any parameter");
+    assert_eq!(paths.len(), taken.len(), "a weight was passed over");
     (model, paths.into_iter().zip(taken).collect())
+}
+
+/// What hangs on a model's weights.
+pub fn all<M: Module>(model: &M) -> ByPath {
+    take(model.clone()).1
+}
+
+/// The paths of the weights that adapters hang on, in order.
+fn paths<M: Module>(model: &M) -> Vec<String> {
+    #[derive(Default)]
+    struct Finder {
+        stack: params::PathStack,
+        found: Vec<String>,
+    }
+    impl ModuleVisitor for Finder {
+        fn enter_module(&mut self, name: &str, kind: &str) {
+            if (name, kind) == (Adapters::NAME, "Reparameterization") {
+                self.found.push(self.stack.path());
+            }
+            self.stack.push(name);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.stack.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, _: &Param<Tensor<D>>) {}
+    }
+    let mut finder = Finder::default();
+    model.visit(&mut finder);
+    finder.found
+}
+
+/// Keeps weights in four bits from now on: those that `choose` gives values for, by their paths and
+/// shapes `[in, out]`. Their old values are let go one by one.
+///
+/// # Errors
+/// The first that `choose` returns.
+pub fn pack<M: Module, E>(
+    model: M,
+    choose: &mut dyn FnMut(&str, [usize; 2]) -> Result<Option<FourBit>, E>,
+) -> Result<M, E> {
+    struct Packer<'a, E> {
+        choose: &'a mut dyn FnMut(&str, [usize; 2]) -> Result<Option<FourBit>, E>,
+        failed: &'a mut Option<E>,
+        rest: ByPath,
+    }
+    impl<E> Reparameterizer for Packer<'_, E> {
+        type Reparam = Adapters;
+        fn reparameterize<const D: usize>(
+            &mut self,
+            path: &str,
+            param: Param<Tensor<D>>,
+        ) -> (Param<Tensor<D>>, Option<Adapters>) {
+            let there = self.rest.remove(path);
+            let is_packed = there.as_ref().is_some_and(|adapters| adapters.packed.is_some());
+            let dims = param.lazy_shape();
+            let ([input, output], false, None) = (&dims[..], is_packed, &self.failed) else {
+                return (param, there);
+            };
+            match (self.choose)(path, [*input, *output]) {
+                Ok(None) => (param, there),
+                Ok(Some(weight)) => {
+                    let device = param.lazy_device();
+                    let packed = Packed::new(&weight, [*input, *output], &device.clone().inner());
+                    let parts = there.map(|adapters| adapters.parts).unwrap_or_default();
+                    let place = Tensor::<D>::zeros([1; D], &device);
+                    let place = Param::initialized(param.id, place.set_require_grad(false));
+                    (place, Some(Adapters { parts, packed: Some(packed) }))
+                }
+                Err(error) => {
+                    *self.failed = Some(error);
+                    (param, there)
+                }
+            }
+        }
+    }
+    let (model, rest) = take(model);
+    let mut failed = None;
+    let model = model.apply_reparameterization(Packer { choose, failed: &mut failed, rest });
+    failed.map_or(Ok(model), Err)
 }
 
 /// Hangs adapters on the weights of a model that has none.

@@ -6,11 +6,13 @@
 //! a value in all.
 
 mod eight_bit;
+mod packed;
 
 use serde::{Deserialize, Serialize};
 
 pub use eight_bit::dynamic_map;
 use eight_bit::nearest;
+pub use packed::Packed;
 
 /// The 16 values of a code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,9 +117,9 @@ impl FourBit {
     /// Quantises values; with `nested`, their blocks' largest too.
     ///
     /// # Panics
-    /// If a block is empty.
+    /// If a block is not of a multiple of 8 values.
     pub fn of(values: &[f32], code: Code, block: usize, nested: bool) -> Self {
-        assert!(block > 0, "a block has values");
+        assert!(block > 0 && block.is_multiple_of(8), "a block has 8 values or a multiple");
         let mut packed = vec![0; values.len().div_ceil(2)];
         let mut largest = Vec::with_capacity(values.len().div_ceil(block));
         for (number, of_block) in values.chunks(block).enumerate() {

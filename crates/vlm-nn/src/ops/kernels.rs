@@ -4,7 +4,7 @@ use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
 use serde::{Deserialize, Serialize};
 
-use super::composed;
+use super::{PackedWeight, composed, packed};
 
 /// Elementwise activations of the transformer families, under Hugging Face's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +60,26 @@ pub trait Kernels: Backend {
         bias: bool,
     ) -> [Option<FloatTensor<Self>>; 3] {
         composed::linear_backward::<Self>(x, w, grad, bias)
+    }
+    /// `x · wᵀ (+ b)`; x `[rows, in]`, w `[out, in]` of four bits.
+    fn packed_forward(
+        x: FloatTensor<Self>,
+        w: PackedWeight<Self>,
+        b: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        packed::forward::<Self>(x, Self::unpacked(w), b)
+    }
+    /// The gradients of x, and of the bias if asked for.
+    fn packed_backward(
+        w: PackedWeight<Self>,
+        grad: FloatTensor<Self>,
+        bias: bool,
+    ) -> [Option<FloatTensor<Self>>; 2] {
+        packed::backward::<Self>(Self::unpacked(w), grad, bias)
+    }
+    /// A whole weight of four bits, `[out, in]`.
+    fn unpacked(w: PackedWeight<Self>) -> FloatTensor<Self> {
+        packed::unpacked::<Self>(w)
     }
     /// Returns the output, and mean and 1/σ of each row `[rows, 1]`.
     fn layer_norm_forward(

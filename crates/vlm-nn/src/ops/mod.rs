@@ -8,6 +8,7 @@
 //! | operation | kept for backward |
 //! |---|---|
 //! | [`linear`] | input if the weight is trained, weight if the input is |
+//! | [`packed_linear`] | the packed weight |
 //! | [`attention`] | q, k, v, output and one number a row; never the score matrix |
 //! | [`layer_norm`], [`rms_norm`] | input and one or two numbers a row |
 //! | [`activate`] | input |
@@ -20,16 +21,19 @@ mod composed;
 mod flex;
 mod kernels;
 mod optimizer;
+mod packed;
 mod precision;
 mod recorded;
 
 pub use kernels::{Activation, Kernels};
 pub use optimizer::{AdamWStep, adamw_step, average, square_sum};
+pub(crate) use packed::NESTED_BLOCK;
+pub use packed::{PackedShape, PackedWeight};
 pub use precision::{Precision, PrecisionScope};
 pub use recorded::{Bias, Mask, Ops};
 
 use burn::backend::Dispatch;
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 
 /// A linear map of the last dimension: `x W (+ b)`.
 ///
@@ -49,6 +53,54 @@ pub fn linear<const D: usize>(
     let out = <Dispatch as Ops>::linear_op(rows(x).into_dispatch(), weight.into_dispatch(), bias);
     dims[D - 1] = output;
     Tensor::<2>::from_dispatch(out).reshape(dims)
+}
+
+/// The same with a weight of four bits, which gets no gradient; see
+/// [`Packed::forward`](crate::four_bit::Packed::forward).
+///
+/// # Panics
+/// If the input or the bias is not as wide as the weight says.
+pub(crate) fn packed_linear<const D: usize>(
+    x: Tensor<D>,
+    ints: [&Tensor<1, Int>; 2],
+    floats: [&Tensor<1>; 3],
+    shape: PackedShape,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    let mut dims = x.dims();
+    assert_eq!(dims[D - 1], shape.input, "packed linear: the input is not as wide as the weight");
+    if let Some(bias) = &bias {
+        assert_eq!(bias.dims(), [shape.output], "packed linear: the bias is not as wide");
+    }
+    let bias = bias.map_or(Bias::Absent, |bias| Bias::Added(bias.into_dispatch()));
+    let weight = on_backend(ints, floats, shape);
+    let out = <Dispatch as Ops>::packed_linear_op(rows(x).into_dispatch(), weight, bias);
+    dims[D - 1] = shape.output;
+    Tensor::<2>::from_dispatch(out).reshape(dims)
+}
+
+/// The whole weight of four bits, `[out, in]`.
+pub(crate) fn unpacked(
+    ints: [&Tensor<1, Int>; 2],
+    floats: [&Tensor<1>; 3],
+    shape: PackedShape,
+) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as Ops>::unpacked_op(on_backend(ints, floats, shape)))
+}
+
+fn on_backend(
+    [codes, nested]: [&Tensor<1, Int>; 2],
+    [table, scales, map]: [&Tensor<1>; 3],
+    shape: PackedShape,
+) -> PackedWeight<Dispatch> {
+    PackedWeight {
+        codes: codes.clone().into_dispatch(),
+        table: table.clone().into_dispatch(),
+        scales: scales.clone().into_dispatch(),
+        nested: nested.clone().into_dispatch(),
+        map: map.clone().into_dispatch(),
+        shape,
+    }
 }
 
 /// Layer norm over the last dimension: `(x − mean) / √(var + eps) · weight + bias`

@@ -8,6 +8,7 @@ use burn::backend::autodiff::ops::{Backward, Ops as Recorded, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, ExtensionType, backend_extension};
 
+use super::PackedWeight;
 use super::kernels::{Activation, Heads, Kernels};
 
 /// An optional mask, in the form that the dispatch macro takes.
@@ -52,6 +53,14 @@ pub trait Ops: Backend {
         w: FloatTensor<Self>,
         #[extension_type] b: Bias<Self>,
     ) -> FloatTensor<Self>;
+    /// See [`packed_linear`](super::packed_linear); rows `[rows, in]`.
+    fn packed_linear_op(
+        x: FloatTensor<Self>,
+        #[extension_type] w: PackedWeight<Self>,
+        #[extension_type] b: Bias<Self>,
+    ) -> FloatTensor<Self>;
+    /// See [`unpacked`](super::unpacked).
+    fn unpacked_op(#[extension_type] w: PackedWeight<Self>) -> FloatTensor<Self>;
     /// See [`layer_norm`](super::layer_norm); rows `[rows, width]`.
     fn layer_norm_op(
         x: FloatTensor<Self>,
@@ -105,6 +114,20 @@ macro_rules! plain {
                     Bias::Added(b) => Some(b),
                 };
                 Self::linear_forward(x, w, bias)
+            }
+            fn packed_linear_op(
+                x: FloatTensor<Self>,
+                w: PackedWeight<Self>,
+                b: Bias<Self>,
+            ) -> FloatTensor<Self> {
+                let bias = match b {
+                    Bias::Absent => None,
+                    Bias::Added(b) => Some(b),
+                };
+                Self::packed_forward(x, w, bias)
+            }
+            fn unpacked_op(w: PackedWeight<Self>) -> FloatTensor<Self> {
+                Self::unpacked(w)
             }
             fn layer_norm_op(
                 x: FloatTensor<Self>,
@@ -247,7 +270,72 @@ impl<B: Kernels, const N: usize> Backward<B, N> for Linear {
     }
 }
 
+/// The backward of a linear map whose weight has four bits and no gradient.
+#[derive(Debug)]
+struct PackedLinear;
+
+impl<B: Kernels, const N: usize> Backward<B, N> for PackedLinear {
+    type State = Kept<B>;
+
+    fn backward(self, ops: Recorded<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let bias = ops.parents.get(1).is_some_and(Option::is_some);
+        let values = B::packed_backward(ops.state.0, grad, bias);
+        for (parent, value) in ops.parents.into_iter().zip(values) {
+            if let (Some(node), Some(value)) = (parent, value) {
+                grads.register::<B>(node.id, value);
+            }
+        }
+    }
+}
+
+/// A packed weight that is kept for the backward pass.
+#[derive(Clone)]
+struct Kept<B: Backend>(PackedWeight<B>);
+
+impl<B: Backend> std::fmt::Debug for Kept<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Kept").field(&self.0.shape).finish()
+    }
+}
+
+/// The weight as the backend below has it.
+fn inner<B: Backend, C: CheckpointStrategy>(w: PackedWeight<Autodiff<B, C>>) -> PackedWeight<B> {
+    PackedWeight {
+        codes: w.codes,
+        table: w.table.into_primitive(),
+        scales: w.scales.into_primitive(),
+        nested: w.nested,
+        map: w.map.into_primitive(),
+        shape: w.shape,
+    }
+}
+
 impl<B: Kernels, C: CheckpointStrategy> Ops for Autodiff<B, C> {
+    fn packed_linear_op(
+        x: FloatTensor<Self>,
+        w: PackedWeight<Self>,
+        b: Bias<Self>,
+    ) -> FloatTensor<Self> {
+        let (node_x, w) = (x.node(), inner(w));
+        let (x, kept) = (x.into_primitive(), Kept(w.clone()));
+        match b {
+            Bias::Absent => {
+                let out = B::packed_forward(x, w, None);
+                recorded!(PackedLinear, 1, [node_x], kept, out)
+            }
+            Bias::Added(b) => {
+                let guards = [node_x, b.node()];
+                let out = B::packed_forward(x, w, Some(b.into_primitive()));
+                recorded!(PackedLinear, 2, guards, kept, out)
+            }
+        }
+    }
+
+    fn unpacked_op(w: PackedWeight<Self>) -> FloatTensor<Self> {
+        FloatTensor::<Self>::new(B::unpacked(inner(w)))
+    }
+
     fn linear_op(x: FloatTensor<Self>, w: FloatTensor<Self>, b: Bias<Self>) -> FloatTensor<Self> {
         let (track_x, track_w) = (x.is_tracked(), w.is_tracked());
         let (node_x, node_w) = (x.node(), w.node());

@@ -8,6 +8,7 @@ mod activation;
 mod attention;
 mod few;
 mod linear;
+mod packed;
 mod product;
 mod rows;
 mod simd;
@@ -24,7 +25,7 @@ use rayon::prelude::*;
 
 use attention::Keys;
 
-use super::composed;
+use super::{PackedWeight, composed, packed as composed_packed};
 use super::kernels::{Activation, Heads, Kernels};
 
 pub(crate) use simd::{simd, sum_map};
@@ -170,6 +171,32 @@ impl Kernels for Flex {
             x.map(|x| tensor(linear::weight_gradient(&x, &grad), Shape::new([dims2(&x).1, m]))),
             bias.then(|| tensor(linear::bias_gradient(grad.storage(), m), Shape::new([m]))),
         ]
+    }
+
+    fn packed_forward(x: F, w: PackedWeight<Self>, b: Option<F>) -> F {
+        if !all_f32(&[&x]) || b.as_ref().is_some_and(|b| !all_f32(&[b])) {
+            return composed_packed::forward::<Self>(x, Self::unpacked(w), b);
+        }
+        let shape = Shape::new([dims2(&x).0, w.shape.output]);
+        let b = b.map(values);
+        tensor(packed::forward(&x, &w, b.as_ref().map(|b| b.storage())), shape)
+    }
+
+    fn packed_backward(w: PackedWeight<Self>, grad: F, bias: bool) -> [Option<F>; 2] {
+        if grad.dtype() != DType::F32 {
+            return composed_packed::backward::<Self>(Self::unpacked(w), grad, bias);
+        }
+        let grad = values(grad);
+        let (n, m) = dims2(&grad);
+        let dx = packed::input_gradient(&w, grad.storage(), n);
+        let dx = tensor(dx, Shape::new([n, w.shape.input]));
+        let db = bias.then(|| tensor(linear::bias_gradient(grad.storage(), m), Shape::new([m])));
+        [Some(dx), db]
+    }
+
+    fn unpacked(w: PackedWeight<Self>) -> F {
+        let shape = Shape::new([w.shape.output, w.shape.input]);
+        tensor(packed::unpacked(&w), shape)
     }
 
     fn layer_norm_forward(x: F, w: F, b: F, eps: f64) -> [F; 3] {
