@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use vlm_nn::params;
 use vlm_store::{Float, TensorFiles, write_file};
 
+use crate::four_bit::{quantization_config, take_config};
 use crate::checkpoint::{self, Named};
 use crate::clip::ClipConfig;
 use crate::families::{self, DualSpec, Family, Names, Spec, clip_names, clip_spec};
@@ -77,7 +78,8 @@ pub fn read(dir: &Path) -> Result<Opened, Error> {
     let file = if open_clip { OPEN_CLIP } else { CONFIG };
     let path = dir.join(file);
     let bad = |reason: String| Error::Config { path: path.clone(), reason };
-    let config = read_object(&path)?;
+    let mut config = read_object(&path)?;
+    take_config(&mut config).map_err(bad)?;
     let tensors = if open_clip { "open_clip_model" } else { "model" };
     let files = TensorFiles::open_dir(dir, tensors)?;
     let (family, images) = if open_clip {
@@ -176,7 +178,7 @@ impl<S> Blueprint<S> {
     /// # Errors
     /// If the file fails.
     pub(crate) fn fill<M: Module>(&self, part: M, files: &TensorFiles) -> Result<M, Error> {
-        checkpoint::fill(part, files, &|path, rank| self.named(path, rank))
+        checkpoint::fill(part, files, &|path, rank| self.named(path, rank), None)
     }
 
     /// Writes configuration and tensors, so that the reference opens them.
@@ -184,9 +186,10 @@ impl<S> Blueprint<S> {
     /// # Errors
     /// What the operating system reports.
     pub fn save<M: Module>(&self, module: &M, dir: &Path, float: Float) -> Result<(), Error> {
-        self.save_config(dir, float)?;
-        let path = dir.join(format!("{}.safetensors", self.tensors));
         let table = |path: &str, rank: usize| self.named(path, rank);
+        let names = |path: &str, rank: usize| Some(self.named(path, rank).name);
+        self.save_config(dir, float, quantization_config(module, float, &names))?;
+        let path = dir.join(format!("{}.safetensors", self.tensors));
         checkpoint::save(module, &path, float, &table, &self.carried)
     }
 
@@ -201,17 +204,22 @@ impl<S> Blueprint<S> {
         float: Float,
         max_bytes: usize,
     ) -> Result<(), Error> {
-        self.save_config(dir, float)?;
+        self.save_config(dir, float, None)?;
         let table = |path: &str, rank: usize| self.named(path, rank);
         checkpoint::save_sharded(module, dir, float, max_bytes, &table, &self.carried)
     }
 
-    fn save_config(&self, dir: &Path, float: Float) -> Result<(), Error> {
+    fn save_config(
+        &self,
+        dir: &Path,
+        float: Float,
+        four_bit: Option<Value>,
+    ) -> Result<(), Error> {
         std::fs::create_dir_all(dir)
             .map_err(|source| Error::Io { path: dir.to_owned(), source })?;
         let path = dir.join(self.file);
         if self.file == CONFIG {
-            return write_config(&path, &self.config, float);
+            return write_config(&path, &self.config, float, four_bit);
         }
         write_file(&path, &mut |w| {
             serde_json::to_writer_pretty(w, &self.config).map_err(std::io::Error::from)
@@ -232,12 +240,19 @@ impl<S> Blueprint<S> {
     }
 }
 
-/// Writes a `config.json` of a model whose weights have that type.
+/// Writes a `config.json` of a model whose weights have that type, but for those of four bits, if there
+/// are any; see [`quantization_config`].
 ///
 /// # Errors
 /// What the operating system reports.
-pub fn write_config(path: &Path, config: &Map<String, Value>, float: Float) -> Result<(), Error> {
+pub fn write_config(
+    path: &Path,
+    config: &Map<String, Value>,
+    float: Float,
+    four_bit: Option<Value>,
+) -> Result<(), Error> {
     let mut config = config.clone();
+    config.extend(four_bit.map(|four_bit| ("quantization_config".to_owned(), four_bit)));
     // Old readers know the one name, new ones both.
     let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
     let name = match float {

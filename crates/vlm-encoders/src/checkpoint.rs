@@ -7,9 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::module::Module;
 use burn::tensor::TensorData;
-use vlm_nn::params;
-use vlm_store::{Float, TensorFiles, TensorSpec};
+use vlm_nn::adapter;
+use vlm_nn::four_bit::{FourBitConfig, Packed};
+use vlm_nn::params::{self, ParamInfo};
+use vlm_store::{Float, Stored, TensorFiles, TensorSpec};
 
+use crate::four_bit::{self, FourBitFiles};
 use crate::{Error, Mismatch};
 
 /// Threads that read parameters: each holds a tensor besides the module, and more of them wait for
@@ -110,11 +113,12 @@ pub fn check<M: Module>(
 ) -> Result<(), Error> {
     let mut mismatch = Mismatch::default();
     let mut wanted = BTreeSet::new();
+    let four_bit = FourBitFiles::of(files)?;
     for param in params::list(module) {
         let named = table(&param.path, param.shape.len());
         let shape = named.file_shape(&param.shape);
         let name = stored(&named.name, files);
-        match files.shape(&name) {
+        match four_bit.shape(&name) {
             None if wanted.contains(&name) => {}
             None => mismatch.missing.push(name.clone()),
             Some(found) if found != shape && !wanted.contains(&name) => {
@@ -126,7 +130,7 @@ pub fn check<M: Module>(
     }
     mismatch.surplus = files
         .names()
-        .filter(|name| !wanted.contains(*name) && !spare(name))
+        .filter(|name| !wanted.contains(*name) && !spare(name) && !four_bit.is_beside(name))
         .map(str::to_owned)
         .collect();
     if mismatch.is_empty() {
@@ -135,29 +139,68 @@ pub fn check<M: Module>(
     Err(Error::Tensors { path: files.path().to_owned(), mismatch })
 }
 
+/// Which linear maps are to have weights of four bits in memory, though they have more in the file.
+#[derive(Clone, Copy)]
+pub struct Packing<'a> {
+    /// How.
+    pub config: FourBitConfig,
+    /// Which, by the paths of their weights.
+    pub at: &'a dyn Fn(&str) -> bool,
+}
+
 /// Loads every parameter of `module` from `files` that were [checked](check). A few tensors at a
-/// time are held besides the module itself.
+/// time are held besides the module itself. Weights of linear maps that have four bits in the file keep
+/// them.
 ///
 /// # Errors
 /// [`Error::Store`] if the file fails.
-pub fn fill<M: Module>(module: M, files: &TensorFiles, table: &Table<'_>) -> Result<M, Error> {
+pub fn fill<M: Module>(
+    module: M,
+    files: &TensorFiles,
+    table: &Table<'_>,
+    packing: Option<Packing<'_>>,
+) -> Result<M, Error> {
+    let four_bit = FourBitFiles::of(files)?;
+    let is_packed = |path: &str, named: &Named| {
+        let map = path.ends_with(".weight") && named.layout == Layout::Transposed;
+        let asked = packing.is_some_and(|packing| (packing.at)(path));
+        map && (asked || named.part.is_none() && four_bit.has(&stored(&named.name, files)))
+    };
     // The module takes parameters in the order of the list.
     let wanted: Vec<(Vec<usize>, Named)> = params::list(&module)
         .into_iter()
         .map(|param| {
             let named = table(&param.path, param.shape.len());
-            (param.shape, named)
+            (param, named)
         })
+        .filter(|(param, named)| !is_packed(&param.path, named))
+        .map(|(param, named)| (param.shape, named))
         .collect();
     let mut rest = wanted.as_slice();
     let mut ready = VecDeque::new();
-    params::replace(module, &mut |_, _| {
+    let module = params::replace(module, &mut |path, shape| {
+        if is_packed(path, &table(path, shape.len())) {
+            return Ok(None);
+        }
         if ready.is_empty() {
             let (now, later) = rest.split_at(together(rest));
-            ready = read_all(now, files).into();
+            ready = read_all(now, &four_bit).into();
             rest = later;
         }
         ready.pop_front().transpose()
+    })?;
+    let mut spare = Vec::new();
+    adapter::pack(module, &mut |path, [input, output]| {
+        let named = table(path, 2);
+        if !is_packed(path, &named) {
+            return Ok(None);
+        }
+        let name = stored(&named.name, files);
+        if four_bit.has(&name) && named.part.is_none() {
+            return Ok(Some(four_bit.read(&name)?));
+        }
+        read_stored(&[input, output], &named, &four_bit, &mut spare)?;
+        Ok(packing.map(|packing| packing.config.quantise(&spare)))
     })
 }
 
@@ -172,7 +215,10 @@ fn together(wanted: &[(Vec<usize>, Named)]) -> usize {
 }
 
 /// Reads parameters, in order.
-fn read_all(wanted: &[(Vec<usize>, Named)], files: &TensorFiles) -> Vec<Result<TensorData, Error>> {
+fn read_all(
+    wanted: &[(Vec<usize>, Named)],
+    files: &FourBitFiles<'_>,
+) -> Vec<Result<TensorData, Error>> {
     let readers = rayon::current_num_threads().min(READERS).min(wanted.len());
     let next = AtomicUsize::new(0);
     let read = || {
@@ -203,25 +249,38 @@ fn read_all(wanted: &[(Vec<usize>, Named)], files: &TensorFiles) -> Vec<Result<T
 fn read_one(
     shape: &[usize],
     named: &Named,
-    files: &TensorFiles,
+    files: &FourBitFiles<'_>,
     spare: &mut Vec<f32>,
 ) -> Result<TensorData, Error> {
-    let name = stored(&named.name, files);
+    if named.layout.turns() {
+        read_stored(shape, named, files, spare)?;
+        return Ok(transpose(spare, shape[1], shape[0]));
+    }
     let mut values = Vec::new();
-    let turns = named.layout.turns();
-    let target = if turns { &mut *spare } else { &mut values };
-    match named.part {
-        None => files.read_into(&name, target)?,
-        Some((index, _)) => {
-            let rows = named.layout.file_shape(shape)[0];
-            files.read_rows_into(&name, index * rows, rows, target)?;
+    read_stored(shape, named, files, &mut values)?;
+    Ok(TensorData::new(values, shape.to_vec()))
+}
+
+/// Reads the values of a parameter of a shape as they lie in the file.
+fn read_stored(
+    shape: &[usize],
+    named: &Named,
+    four_bit: &FourBitFiles<'_>,
+    target: &mut Vec<f32>,
+) -> Result<(), Error> {
+    let files = four_bit.files();
+    let name = stored(&named.name, files);
+    let height = named.layout.file_shape(shape).first().copied().unwrap_or(1);
+    match (named.part, four_bit.has(&name)) {
+        (None, false) => files.read_into(&name, target)?,
+        (Some((index, _)), false) => files.read_rows_into(&name, index * height, height, target)?,
+        (part, true) => {
+            let (all, index) = (four_bit.read(&name)?.values(), part.map_or(0, |(index, _)| index));
+            let count = shape.iter().product::<usize>();
+            *target = all[index * count..(index + 1) * count].to_vec();
         }
     }
-    Ok(if turns {
-        transpose(spare, shape[1], shape[0])
-    } else {
-        TensorData::new(values, shape.to_vec())
-    })
+    Ok(())
 }
 
 /// The name as it stands in the file: norms of old files have TensorFlow's names.
@@ -239,7 +298,8 @@ fn stored(name: &str, files: &TensorFiles) -> String {
     name.to_owned()
 }
 
-/// Writes every parameter of `module` as one file, and `more` tensors with it.
+/// Writes every parameter of `module` as one file, and `more` tensors with it. Weights of four bits are
+/// written as bitsandbytes does; adapters are left out.
 ///
 /// # Errors
 /// What the operating system reports; an earlier file then stays as it was.
@@ -250,11 +310,27 @@ pub fn save<M: Module>(
     table: &Table<'_>,
     more: &[(String, TensorData)],
 ) -> Result<(), Error> {
-    let (specs, mut values) = plan(module, table, more);
-    Ok(vlm_store::write_tensors(path, float, &[], &specs, &mut values)?)
+    let (mut specs, mut values) = plan(module, table, more);
+    let four_bit = four_bit::of_module(module, float, table);
+    specs.retain(|spec| !four_bit.contains_key(&spec.name));
+    specs.extend(
+        four_bit
+            .iter()
+            .map(|(name, data)| TensorSpec { name: name.clone(), shape: data.shape().to_vec() }),
+    );
+    let stored = |name: &str| match four_bit.get(name) {
+        Some(data) if data.as_slice::<u8>().is_ok() => Stored::Bytes,
+        // What bytes are multiplied by.
+        Some(_) => Stored::Float(Float::F32),
+        None => Stored::Float(float),
+    };
+    Ok(vlm_store::write_mixed(path, &stored, &[], &specs, &mut |name| {
+        Ok(four_bit.get(name).cloned().unwrap_or_else(|| values(name)))
+    })?)
 }
 
-/// Writes `model.safetensors` in a folder, or shards of at most `max_bytes` with their index.
+/// Writes `model.safetensors` in a folder, or shards of at most `max_bytes` with their index. Weights of
+/// four bits are written whole.
 ///
 /// # Errors
 /// What the operating system reports.
@@ -282,14 +358,17 @@ fn plan<'a, M: Module>(
         .collect();
     // The parts of a tensor, in order.
     let mut places: BTreeMap<String, Vec<(String, Named)>> = BTreeMap::new();
-    for param in params::list(module) {
-        let named = table(&param.path, param.shape.len());
+    let packed: BTreeMap<String, Packed> = adapter::all(module)
+        .into_iter()
+        .filter_map(|(path, adapters)| Some((path, adapters.packed?)))
+        .collect();
+    let is_own = |param: &ParamInfo| !adapter::is_inside(&param.path);
+    for param in params::list(module).into_iter().filter(is_own) {
+        let shape = packed.get(&param.path).map_or(param.shape, |packed| packed.dims().to_vec());
+        let named = table(&param.path, shape.len());
         let parts = places.entry(named.name.clone()).or_default();
         if parts.is_empty() {
-            specs.push(TensorSpec {
-                name: named.name.clone(),
-                shape: named.file_shape(&param.shape),
-            });
+            specs.push(TensorSpec { name: named.name.clone(), shape: named.file_shape(&shape) });
         }
         parts.push((param.path, named));
     }
@@ -303,7 +382,10 @@ fn plan<'a, M: Module>(
         let mut parts: Vec<TensorData> = places[name]
             .iter()
             .map(|(path, named)| {
-                let data = params::read_one(module, path);
+                let data = match packed.get(path) {
+                    Some(packed) => packed.values().into_data(),
+                    None => params::read_one(module, path),
+                };
                 let shape = data.shape().to_vec();
                 if !named.layout.turns() {
                     return data;

@@ -21,6 +21,7 @@ mod encode;
 mod error;
 mod families;
 mod folder;
+pub mod four_bit;
 pub mod image;
 mod models;
 mod sentence;
@@ -29,7 +30,7 @@ pub mod text;
 mod towers;
 
 pub use blueprint::{Blueprint, read_object, write_config};
-pub use checkpoint::{Layout, Named};
+pub use checkpoint::{Layout, Named, Packing};
 pub use clip::{ClipConfig, Start, TextConfig, VisionConfig};
 pub use encode::{PictureEncoder, TextEncoder, TextStates};
 pub use error::{Error, Mismatch};
@@ -45,4 +46,5 @@ pub use towers::{
     HeadSpec, Patches, Places, PostNorm, States, TextPool, TextSpec, TextTower, VisionPool,
     VisionSpec, VisionTower, padding_mask,
 };
+pub use vlm_nn::four_bit::FourBitConfig;
 pub use vlm_store::Float;

@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use vlm_encoders::image::ImageProcessor;
 use vlm_encoders::text::Tokenizer;
-use vlm_encoders::{Error as EncoderError, check_images};
+use vlm_encoders::{Error as EncoderError, FourBitConfig, check_images};
 use vlm_store::{Float, write_file};
 
 use crate::families;
@@ -65,6 +65,20 @@ impl GenerativeFolder {
     /// If the architecture or one of its options is not supported, a file is missing or damaged, or
     /// files do not fit each other.
     pub fn open(dir: &Path, device: &Device) -> Result<Self, Error> {
+        Self::open_packed(dir, None, device)
+    }
+
+    /// The same; with `packed`, the linear maps of the decoder's blocks keep four bits of each weight, and
+    /// never more than one of them is in memory whole. Those that have four bits in the file keep them
+    /// anyway.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_packed(
+        dir: &Path,
+        packed: Option<FourBitConfig>,
+        device: &Device,
+    ) -> Result<Self, Error> {
         let (plan, files) = Plan::read(dir)?;
         let images = ImageProcessor::from_dir(dir).map_err(EncoderError::from)?;
         let tokenizer = Tokenizer::from_dir(dir).map_err(EncoderError::from)?;
@@ -80,7 +94,7 @@ impl GenerativeFolder {
             return Err(Error::NoImageToken { dir: dir.to_owned(), token: token.clone(), id });
         }
         let carried = read_carried(dir)?;
-        let model = plan.load(&files, device)?;
+        let model = plan.load(&files, packed, device)?;
         Ok(GenerativeFolder { plan, model, images, tokenizer, processor, carried })
     }
 

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use burn::tensor::{Device, TensorData};
 use serde_json::{Map, Value};
-use vlm_encoders::checkpoint::{self, Layout, Named};
+use vlm_encoders::checkpoint::{self, Layout, Named, Packing};
 use vlm_encoders::{
-    Error as EncoderError, Nested, TextSpec, VisionSpec, read_object, write_config,
+    Error as EncoderError, FourBitConfig, Nested, TextSpec, VisionSpec, read_object, write_config,
 };
+use vlm_encoders::four_bit::{quantization_config, take_config};
 use vlm_nn::params;
 use vlm_store::{Float, TensorFiles};
 
@@ -49,10 +50,11 @@ impl Plan {
             return Err(EncoderError::NoModel(dir.to_owned()).into());
         }
         let path = dir.join("config.json");
-        let config = read_object(&path)?;
+        let mut config = read_object(&path)?;
+        let bad = |reason| EncoderError::Config { path: path.clone(), reason };
+        take_config(&mut config).map_err(bad)?;
         let files = TensorFiles::open_dir(dir, "model").map_err(EncoderError::from)?;
-        let (plan, files) = Self::of(config, &files)
-            .map_err(|reason| EncoderError::Config { path: path.clone(), reason })?;
+        let (plan, files) = Self::of(config, &files).map_err(bad)?;
         let carries = |name: &&str| plan.vision.carries(name) || plan.text.carries(name);
         let carried = files
             .names()
@@ -117,11 +119,17 @@ impl Plan {
         all
     }
 
-    /// Loads the model.
+    /// Loads the model. With `packed`, the linear maps of the decoder's blocks keep four bits of each
+    /// weight.
     ///
     /// # Errors
     /// If a tensor is missing, surplus or misshapen (all are listed), or the file fails.
-    pub fn load(&self, files: &TensorFiles, device: &Device) -> Result<GenerativeModel, Error> {
+    pub fn load(
+        &self,
+        files: &TensorFiles,
+        packed: Option<FourBitConfig>,
+        device: &Device,
+    ) -> Result<GenerativeModel, Error> {
         let blank = GenerativeModel::new(&self.spec, device)?;
         let table = |path: &str, rank: usize| self.named(path, rank);
         let spare = |name: &str| {
@@ -130,7 +138,9 @@ impl Plan {
                 || self.text.spares(name)
         };
         checkpoint::check(&blank, files, &table, &spare)?;
-        Ok(checkpoint::fill(blank, files, &table)?)
+        let at = |path: &str| path.starts_with("text.stack.");
+        let packing = packed.map(|config| Packing { config, at: &at });
+        Ok(checkpoint::fill(blank, files, &table, packing)?)
     }
 
     /// Writes configuration and tensors, so that the reference opens them.
@@ -140,7 +150,9 @@ impl Plan {
     pub fn save(&self, model: &GenerativeModel, dir: &Path, float: Float) -> Result<(), Error> {
         std::fs::create_dir_all(dir)
             .map_err(|source| EncoderError::Io { path: dir.to_owned(), source })?;
-        write_config(&dir.join("config.json"), &self.config, float)?;
+        let names = |path: &str, rank: usize| self.in_memory(path, rank);
+        let four_bit = quantization_config(model, float, &names);
+        write_config(&dir.join("config.json"), &self.config, float, four_bit)?;
         let table = |path: &str, rank: usize| self.named(path, rank);
         let file = dir.join("model.safetensors");
         Ok(checkpoint::save(model, &file, float, &table, &self.carried)?)

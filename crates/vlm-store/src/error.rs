@@ -45,8 +45,9 @@ impl Error {
         move |source| Error::Io { path: path.to_owned(), source }
     }
 
-    /// The reason may quote the file, which may hold anything: it is put on one short line.
-    pub(crate) fn damaged(path: &Path, reason: impl Into<String>) -> Error {
+    /// A file that is not what its name says. The reason may quote the file, which may hold anything: it
+    /// is put on one short line.
+    pub fn damaged(path: &Path, reason: impl Into<String>) -> Error {
         let reason: String = reason.into();
         let mut line: String =
             reason.chars().take(400).map(|c| if c.is_control() { ' ' } else { c }).collect();

@@ -29,4 +29,6 @@ mod writer;
 pub use atomic::{StagedDir, write_file};
 pub use error::Error;
 pub use reader::TensorFiles;
-pub use writer::{Float, TensorSpec, write_sharded, write_tensors, write_tensors_from};
+pub use writer::{
+    Float, Stored, TensorSpec, write_mixed, write_sharded, write_tensors, write_tensors_from,
+};

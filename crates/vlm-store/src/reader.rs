@@ -197,6 +197,26 @@ impl TensorFiles {
         self.read_values(name, first * inner, rows * inner, values)
     }
 
+    /// A tensor of bytes (`U8`) as it lies in the file.
+    ///
+    /// # Errors
+    /// If there is no such tensor, it has another type, or the file fails.
+    pub fn read_bytes(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let Some((file, entry)) = self.entries.get(name) else {
+            return Err(Error::Absent { path: self.root.clone(), name: name.into() });
+        };
+        let path = &self.files[*file];
+        if entry.dtype != "U8" {
+            let reason = format!("tensor `{name}` has type {}, not U8", entry.dtype);
+            return Err(Error::damaged(path, reason));
+        }
+        let mut file = File::open(path).map_err(Error::io(path))?;
+        file.seek(SeekFrom::Start(entry.start)).map_err(Error::io(path))?;
+        let mut bytes = vec![0; entry.len as usize];
+        file.read_exact(&mut bytes).map_err(Error::io(path))?;
+        Ok(bytes)
+    }
+
     /// At most `count` values from value `first` on, in place of what `values` holds.
     fn read_values(
         &self,

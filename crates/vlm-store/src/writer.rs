@@ -51,6 +51,47 @@ impl Float {
     }
 }
 
+/// What a tensor is stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// Floats.
+    Float(Float),
+    /// Bytes.
+    Bytes,
+}
+
+impl Stored {
+    fn name(self) -> &'static str {
+        match self {
+            Stored::Float(float) => float.name(),
+            Stored::Bytes => "U8",
+        }
+    }
+
+    fn bytes(self) -> usize {
+        match self {
+            Stored::Float(float) => float.bytes(),
+            Stored::Bytes => 1,
+        }
+    }
+
+    fn write(self, data: &TensorData, w: &mut dyn Write) -> std::io::Result<()> {
+        let float = match self {
+            Stored::Float(float) => float,
+            Stored::Bytes => {
+                return match data.as_slice::<u8>() {
+                    Ok(bytes) => w.write_all(bytes),
+                    Err(_) => w.write_all(&data.iter::<u8>().collect::<Vec<u8>>()),
+                };
+            }
+        };
+        match data.as_slice::<f32>() {
+            Ok(values) => float.write(values, w),
+            Err(_) => float.write(&data.iter::<f32>().collect::<Vec<f32>>(), w),
+        }
+    }
+}
+
 /// A tensor that is to be written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorSpec {
@@ -99,6 +140,23 @@ pub fn write_tensors_from(
     specs: &[TensorSpec],
     values: &mut dyn FnMut(&str) -> std::io::Result<TensorData>,
 ) -> Result<(), Error> {
+    write_mixed(path, &|_| Stored::Float(float), metadata, specs, values)
+}
+
+/// [`write_tensors_from`] of tensors that are stored in several ways, by their names.
+///
+/// # Errors
+/// As [`write_tensors_from`].
+///
+/// # Panics
+/// If values do not have the announced number of elements.
+pub fn write_mixed(
+    path: &Path,
+    stored: &dyn Fn(&str) -> Stored,
+    metadata: &[(&str, String)],
+    specs: &[TensorSpec],
+    values: &mut dyn FnMut(&str) -> std::io::Result<TensorData>,
+) -> Result<(), Error> {
     let mut specs: Vec<&TensorSpec> = specs.iter().collect();
     specs.sort_by(|a, b| a.name.cmp(&b.name));
     let mut header = serde_json::Map::new();
@@ -108,10 +166,11 @@ pub fn write_tensors_from(
     header.insert("__metadata__".into(), note.into());
     let mut at = 0;
     for spec in &specs {
-        let end = at + spec.bytes(float);
+        let stored = stored(&spec.name);
+        let end = at + spec.shape.iter().product::<usize>() * stored.bytes();
         header.insert(
             spec.name.clone(),
-            json!({ "dtype": float.name(), "shape": spec.shape, "data_offsets": [at, end] }),
+            json!({ "dtype": stored.name(), "shape": spec.shape, "data_offsets": [at, end] }),
         );
         at = end;
     }
@@ -128,13 +187,7 @@ pub fn write_tensors_from(
                 "writing {}",
                 spec.name
             );
-            match data.as_slice::<f32>() {
-                Ok(values) => float.write(values, w)?,
-                Err(_) => {
-                    let values: Vec<f32> = data.iter::<f32>().collect();
-                    float.write(&values, w)?;
-                }
-            }
+            stored(&spec.name).write(&data, w)?;
         }
         Ok(())
     })

@@ -67,7 +67,7 @@ impl Golden {
             ["in.", "out.", "loss.", "grad.", "keep."].iter().any(|start| name.starts_with(start))
         };
         checkpoint::check(&case.blank, &self.files, case.table, &spare).unwrap();
-        let module = checkpoint::fill(case.blank.clone(), &self.files, case.table).unwrap();
+        let module = checkpoint::fill(case.blank.clone(), &self.files, case.table, None).unwrap();
         let inputs: Vec<Tensor<3>> = case
             .inputs
             .iter()
@@ -86,7 +86,7 @@ impl Golden {
             let named = (case.table)(path, rank);
             Named { name: format!("grad.{}", named.name), ..named }
         };
-        let theirs = checkpoint::fill(case.blank.clone(), &self.files, &theirs).unwrap();
+        let theirs = checkpoint::fill(case.blank.clone(), &self.files, &theirs, None).unwrap();
         params::read(&theirs, &mut |path, theirs| {
             let ours = ours.get(path).unwrap_or_else(|| panic!("{path} has no gradient"));
             close(&format!("gradient of {path}"), ours, &theirs);

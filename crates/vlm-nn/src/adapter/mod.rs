@@ -203,6 +203,11 @@ pub fn take<M: Module>(model: M) -> (M, ByPath) {
     (model, paths.into_iter().zip(taken).collect())
 }
 
+/// Whether the parameter at a path is part of an adapter.
+pub fn is_inside(path: &str) -> bool {
+    path.contains(".adapters.parts.")
+}
+
 /// What hangs on a model's weights.
 pub fn all<M: Module>(model: &M) -> ByPath {
     take(model.clone()).1

@@ -17,18 +17,28 @@ pub fn dynamic_map() -> Vec<f32> {
     map
 }
 
-/// Of `steps` equal steps from 0.1 to 1, as PyTorch's linspace has them: from both ends.
+/// Of `steps` equal steps from 0.1 to 1, as PyTorch's linspace has them: from both ends, each rounded
+/// once.
 fn bound(i: usize, steps: usize) -> f32 {
     let step = (1.0f32 - 0.1) / steps as f32;
-    if i < steps.div_ceil(2) { 0.1 + step * i as f32 } else { 1.0 - step * (steps - i) as f32 }
+    match i < steps.div_ceil(2) {
+        true => step.mul_add(i as f32, 0.1),
+        false => (-step).mul_add((steps - i) as f32, 1.0),
+    }
 }
 
-/// The code of the nearest number of the map; of two as near, of the lower.
+/// Steps from −1 to 1 that bitsandbytes tells apart on a CPU, since version 0.50.
+const STEPS: f32 = 65_535.0;
+
+/// The code of the number of the map that is nearest to a number from −1 to 1, which is first rounded to
+/// one of [`STEPS`]; of two as near, of the lower.
 pub fn nearest(map: &[f32], x: f32) -> u8 {
+    let step = ((x.clamp(-1.0, 1.0) + 1.0) * 0.5 * STEPS + 0.5).floor();
+    let x = -1.0 + 2.0 * step / STEPS;
     let above = map.partition_point(|value| *value < x);
     let Some(below) = above.checked_sub(1) else { return 0 };
     let Some(next) = map.get(above) else { return below as u8 };
-    let middle = (map[below] + next) / 2.0;
+    let middle = 0.5 * (map[below] + next);
     (if x > middle { above } else { below }) as u8
 }
 
@@ -38,8 +48,10 @@ mod tests {
 
     #[test]
     fn of_two_as_near_the_lower_is_taken() {
-        let map = [0.0, 1.0, 2.0];
-        let codes = [-1.0, 0.5, 0.51, 1.5, 9.0].map(|x| nearest(&map, x));
-        assert_eq!(codes, [0, 0, 1, 1, 2]);
+        // Numbers that are steps.
+        let step = |i: f32| -1.0 + 2.0 * i / STEPS;
+        let map = [step(0.0), step(40_000.0), step(40_002.0)];
+        let codes = [-2.0, step(20_000.0), step(20_001.0), step(40_001.0), 9.0];
+        assert_eq!(codes.map(|x| nearest(&map, x)), [0, 0, 1, 1, 2]);
     }
 }

@@ -50,6 +50,29 @@ const FP4: [f32; 8] =
 /// Which of them are next larger each.
 const FP4_ORDER: [u8; 8] = [0, 1, 6, 7, 4, 5, 2, 3];
 
+/// How weights are quantised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FourBitConfig {
+    /// The 16 values: `nf4` or `fp4`.
+    pub code: Code,
+    /// Whether the largest values of the blocks are quantised too ("double quantisation").
+    pub nested: bool,
+}
+
+impl Default for FourBitConfig {
+    fn default() -> Self {
+        FourBitConfig { code: Code::Nf4, nested: true }
+    }
+}
+
+impl FourBitConfig {
+    /// Quantises values that lie as PyTorch has them, in blocks of 64.
+    pub fn quantise(&self, values: &[f32]) -> FourBit {
+        FourBit::of(values, self.code, 64, self.nested)
+    }
+}
+
 /// Largest values of a block that are quantised together.
 const NESTED_BLOCK: usize = 256;
 

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::{Code, FourBit, Largest};
+use super::{Code, FourBit, FourBitConfig, Largest};
 use crate::ops::{self, PackedShape};
 
 /// A weight `[in, out]` of which only the four bits are kept. It is unpacked piece by piece where it is
@@ -54,6 +54,11 @@ impl Packed {
     /// `[in, out]`.
     pub fn dims(&self) -> [usize; 2] {
         [self.shape.input, self.shape.output]
+    }
+
+    /// How it was quantised.
+    pub fn config(&self) -> FourBitConfig {
+        FourBitConfig { code: self.code, nested: self.shape.offset.is_some() }
     }
 
     /// `x W (+ b)`: `[..., in]` to `[..., out]`.
