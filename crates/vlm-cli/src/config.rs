@@ -161,7 +161,7 @@ impl RunConfig {
             generative.check().map_err(|reason| anyhow!("model.generative.{reason}"))?;
         }
         if let Some(adapter) = &self.adapter {
-            adapter.check(self.model.generative.as_ref())?;
+            adapter.check(&self.model)?;
         }
         self.optim.check()?;
         self.train.check()?;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde::Serialize;
-use vlm_import::{Float, Options};
+use vlm_import::Options;
 
-use crate::output;
+use crate::output::{self, Stored};
 
 /// Arguments of `vlm import`.
 #[derive(clap::Args)]
@@ -30,13 +30,6 @@ pub struct Args {
     json: bool,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Stored {
-    F32,
-    F16,
-    Bf16,
-}
-
 #[derive(Serialize)]
 struct Document {
     folder: String,
@@ -51,19 +44,14 @@ struct Document {
 
 /// Turns a file into a model folder.
 pub fn run(args: &Args) -> Result<()> {
-    let float = match args.float {
-        Stored::F32 => Float::F32,
-        Stored::F16 => Float::F16,
-        Stored::Bf16 => Float::Bf16,
-    };
-    let options = Options { float, force: args.force };
+    let options = Options { float: args.float.into(), force: args.force };
     let began = Instant::now();
     let mut spoke = began;
     let made = vlm_import::import(&args.file, &args.dir, &options, &mut |done, total| {
         if spoke.elapsed() >= Duration::from_secs(1) && done > 0 {
             spoke = Instant::now();
             let left = began.elapsed().as_secs_f64() * (total - done) as f64 / done as f64;
-            output::note(&format!("{} of {}, {left:.0} s left", size(done), size(total)));
+            output::note(&format!("{} of {}, {left:.0} s left", output::size(done), output::size(total)));
         }
     })?;
     let folder = args.dir.display().to_string();
@@ -85,7 +73,7 @@ pub fn run(args: &Args) -> Result<()> {
         made.format.name(),
         made.tensors,
         made.parameters,
-        size(made.bytes)
+        output::size(made.bytes)
     ))?;
     if !made.left_out.is_empty() {
         output::note(&format!(
@@ -97,10 +85,3 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.2} GB", bytes as f64 / 1e9),
-    }
-}

@@ -9,13 +9,16 @@ mod device;
 mod embed;
 mod eval;
 mod finetune;
+mod folder;
 mod generate;
 mod import;
 mod inspect;
 mod labels;
+mod merge;
 mod output;
 mod panics;
 mod pen;
+mod quantize;
 mod report;
 mod retrieve;
 mod search;
@@ -53,8 +56,12 @@ struct Cli {
 enum Command {
     /// Train a model as a configuration file says, and report on it.
     Train(train::Args),
-    /// Adapt a model with few parameters: LoRA and its kin, (IA)3, bottleneck adapters.
+    /// Adapt a model with few parameters: LoRA and its kin, (IA)3, bottlenecks, rows in front.
     Finetune(finetune::Args),
+    /// Let a model's weights take up adapters: it costs nothing from then on, and needs none.
+    Merge(merge::Args),
+    /// Keep four bits of each weight, as bitsandbytes does.
+    Quantize(quantize::Args),
     /// Name what pictures show, choosing among labels the model was never trained on.
     ZeroShot(zero_shot::Args),
     /// Measure a model on a whole data set.
@@ -98,6 +105,8 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Train(args) => train::run(args, cli.matmul_precision, &device, &opened),
             Command::Finetune(args) => finetune::run(&args, cli.matmul_precision, &device, &opened),
+            Command::Merge(args) => merge::run(&args, &opened).map(done),
+            Command::Quantize(args) => quantize::run(&args, &opened).map(done),
             Command::ZeroShot(args) => zero_shot::run(&args, &opened).map(done),
             Command::Eval(args) => eval::run(&args, &opened).map(done),
             Command::Embed(args) => embed::run(&args, &opened).map(done),

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde::Serialize;
+use vlm_store::Float;
 
 /// Arguments that make no sense together; the program then ends with status 2.
 #[derive(Debug, thiserror::Error)]
@@ -77,4 +78,31 @@ pub fn ask(text: &str) {
 /// As [`line()`].
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(&serde_json::to_string_pretty(value)?)
+}
+
+/// The type that weights are stored in.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum Stored {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<Stored> for Float {
+    fn from(stored: Stored) -> Self {
+        match stored {
+            Stored::F32 => Float::F32,
+            Stored::F16 => Float::F16,
+            Stored::Bf16 => Float::Bf16,
+        }
+    }
+}
+
+/// A number of bytes.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
 }

@@ -15,6 +15,7 @@ use vlm_encoders::image::{CLIP_MEAN, CLIP_STD, ImageProcessor};
 use vlm_encoders::text::{Tokenizer, train_clip_bpe};
 use vlm_encoders::{Blueprint, ClipConfig, DualFolder, DualSpec, Start};
 use vlm_nn::ops::Precision;
+use vlm_peft::Adapted;
 use vlm_store::write_file;
 use vlm_train::{
     Ending, MetricsLog, OptimConfig, RunDir, StopFlag, Task, Trainer, describe, peak_memory,
@@ -22,7 +23,7 @@ use vlm_train::{
 
 use crate::config::RunConfig;
 use crate::eval::Measured;
-use crate::{eval, output, report};
+use crate::{adapter, eval, output, report};
 
 /// Arguments of `vlm train`.
 #[derive(clap::Args)]
@@ -191,7 +192,13 @@ pub fn configured(
             DualEncoder::init(&shape, run.config.model.start, loss, seed, &training)
         }
     };
-    run.go(&task, model, parts.data.samples.len(), facts)
+    let samples = parts.data.samples.len();
+    let Some(adapter) = &run.config.adapter else { return run.go(&task, model, samples, facts) };
+    let from = run.config.model.from.as_deref();
+    let plan = &parts.folder.0;
+    let (model, adapter, base) = adapter.attach_dual(model, "clip.", plan, from, seed)?;
+    let task = Adapted::new(&task, adapter, base, seed);
+    run.go(&task, model, samples, facts)
 }
 
 /// What the report says of a model, by name.
@@ -254,7 +261,10 @@ impl Run<'_> {
         };
         // Measured as others will use it: from the folder on disk.
         let run = &trained.run;
-        let clip = Dual::open(&run.model(), device)?;
+        let clip = match (&config.adapter, &config.model.from) {
+            (Some(_), Some(from)) => adapter::open_dual(from, &run.adapter(), device)?,
+            _ => Dual::open(&run.model(), device)?,
+        };
         let mut measured = Vec::new();
         for (name, note, data) in &evals {
             let features = eval::features(&clip, data, &run.model())?;

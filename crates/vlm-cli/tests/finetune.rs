@@ -62,7 +62,10 @@ fn every_method_makes_an_adapter_that_can_be_worn() {
         "lora-plus",
         "lora-fa",
         "dylora",
+        "qlora",
         "ia3",
+        "prefix",
+        "prompt",
         "series",
         "pfeiffer",
         "parallel",
@@ -74,6 +77,7 @@ fn every_method_makes_an_adapter_that_can_be_worn() {
         let narrow = ["series", "pfeiffer", "parallel"].contains(&method);
         match method {
             "ia3" => &mut command,
+            "prefix" | "prompt" => command.args(["--set", "tokens=3"]),
             _ if narrow => command.args(["--set", "size=3"]),
             _ => command.args(["--set", "r=4"]),
         };
@@ -84,7 +88,7 @@ fn every_method_makes_an_adapter_that_can_be_worn() {
         assert!(!out.join("model").exists(), "{method}");
         differ += usize::from(said(Some(&adapter)) != plain);
     }
-    assert!(differ >= 8, "only {differ} of ten adapters change what the model says");
+    assert!(differ >= 11, "only {differ} of 13 adapters change what the model says");
     assert!(weights() == before, "the model itself has changed");
 }
 
@@ -92,6 +96,67 @@ fn every_method_makes_an_adapter_that_can_be_worn() {
 fn an_adapter_of_peft_can_be_worn() {
     let adapter = crates().join("vlm-peft/tests/golden/adapters/llava-lora");
     assert_ne!(said(Some(&adapter)), said(None));
+}
+
+#[test]
+fn merged_adapters_are_in_the_weights() {
+    let dir = fresh("merge");
+    let adapter = crates().join("vlm-peft/tests/golden/adapters/llava-lora");
+    let merge = |out: &str, adapters: &[&Path], more: &[&str]| {
+        let mut command = vlm();
+        command.arg("merge").arg("--model").arg(model()).arg("--out").arg(dir.join(out));
+        adapters.iter().for_each(|adapter| {
+            command.arg("--adapter").arg(adapter);
+        });
+        command.args(more);
+        command
+    };
+    let speaks = |out: &str| {
+        let mut command = vlm();
+        command.arg("generate").arg("--model").arg(dir.join(out)).arg("--image").arg(picture());
+        works(command.args(["--prompt", "what is this", "--max-tokens", "12", "--json"]))
+    };
+    works(&mut merge("one", &[&adapter], &[]));
+    assert_eq!(speaks("one"), said(Some(&adapter)));
+    // Twice the half is the whole, and nothing of it is nothing.
+    works(&mut merge("halves", &[&adapter, &adapter], &["--weights", "0.5,0.5"]));
+    assert_eq!(speaks("halves"), said(Some(&adapter)));
+    works(&mut merge("none", &[&adapter], &["--weights", "0"]));
+    assert_eq!(speaks("none"), said(None));
+    let prefix = crates().join("vlm-peft/tests/golden/adapters/llava-prefix");
+    refuses(&mut merge("prefix", &[&prefix], &[]), 1, &["prefix is no change of a weight"]);
+    refuses(&mut merge("one", &[&adapter], &[]), 1, &["exists; give --force"]);
+    refuses(&mut merge("x", &[&adapter], &["--weights", "1,2"]), 2, &["1 numbers"]);
+    assert!(!dir.join("prefix").exists() && !dir.join("x").exists());
+}
+
+#[test]
+fn four_bits_are_written_and_adapted() {
+    let dir = fresh("quantize");
+    let whole = crates().join("vlm-fusion/tests/golden/four_bit/whole");
+    let speaks = |model: &Path| {
+        let mut command = vlm();
+        command.arg("generate").arg("--model").arg(model).arg("--image").arg(picture());
+        works(command.args(["--prompt", "what is this", "--max-tokens", "12", "--json"]))
+    };
+    let packed = dir.join("packed");
+    let mut command = vlm();
+    command.arg("quantize").arg("--model").arg(&whole).arg("--out").arg(&packed);
+    works(&mut command);
+    assert!(speaks(&packed).contains("token_ids"));
+    let config = fs::read_to_string(packed.join("config.json")).unwrap();
+    assert!(config.contains("\"load_in_4bit\": true"));
+    refuses(&mut command, 1, &["exists; give --force"]);
+    // LoRA on a folder of four bits is QLoRA.
+    let (data, out) = (data(&dir), dir.join("run"));
+    let mut command = vlm();
+    command.arg("finetune").arg("--model").arg(&packed).args(["--method", "lora"]);
+    command.arg("--data").arg(&data).arg("--out").arg(&out).args(["--batch", "1", "--steps", "3"]);
+    works(&mut command);
+    let mut command = vlm();
+    command.arg("generate").arg("--model").arg(&packed).arg("--image").arg(picture());
+    command.arg("--adapter").arg(out.join("adapter"));
+    works(command.args(["--prompt", "what is this", "--max-tokens", "12"]));
 }
 
 #[test]

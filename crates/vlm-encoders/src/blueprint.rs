@@ -5,11 +5,12 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::TensorData;
 use serde_json::{Map, Value, json};
+use vlm_nn::four_bit::FourBitConfig;
 use vlm_nn::params;
 use vlm_store::{Float, TensorFiles, write_file};
 
 use crate::four_bit::{quantization_config, take_config};
-use crate::checkpoint::{self, Named};
+use crate::checkpoint::{self, Named, Packing};
 use crate::clip::ClipConfig;
 use crate::families::{self, DualSpec, Family, Names, Spec, clip_names, clip_spec};
 use crate::{Error, image::ImageProcessor};
@@ -158,6 +159,22 @@ impl<S> Blueprint<S> {
     pub fn load<M: Module>(&self, module: M, files: &TensorFiles) -> Result<M, Error> {
         self.check(&module, files)?;
         self.fill(module, files)
+    }
+
+    /// The same; with `packed`, the linear maps of all blocks keep four bits of each weight.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) fn load_packed<M: Module>(
+        &self,
+        module: M,
+        files: &TensorFiles,
+        packed: Option<FourBitConfig>,
+    ) -> Result<M, Error> {
+        self.check(&module, files)?;
+        let at = |path: &str| path.contains("stack.blocks.");
+        let packing = packed.map(|config| Packing { config, at: &at });
+        checkpoint::fill(module, files, &|path, rank| self.named(path, rank), packing)
     }
 
     /// Whether the files hold the tensors of a module and no others.

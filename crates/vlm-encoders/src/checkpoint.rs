@@ -364,11 +364,13 @@ fn plan<'a, M: Module>(
         .collect();
     let is_own = |param: &ParamInfo| !adapter::is_inside(&param.path);
     for param in params::list(module).into_iter().filter(is_own) {
-        let shape = packed.get(&param.path).map_or(param.shape, |packed| packed.dims().to_vec());
-        let named = table(&param.path, shape.len());
+        let named = table(&param.path, param.shape.len());
         let parts = places.entry(named.name.clone()).or_default();
         if parts.is_empty() {
-            specs.push(TensorSpec { name: named.name.clone(), shape: named.file_shape(&shape) });
+            specs.push(TensorSpec {
+                name: named.name.clone(),
+                shape: named.file_shape(&param.shape),
+            });
         }
         parts.push((param.path, named));
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use vlm_nn::four_bit::FourBitConfig;
 use vlm_store::Float;
 
 use crate::blueprint::{self, Blueprint};
@@ -123,6 +124,19 @@ impl Encoder {
     /// If the architecture or one of its options is not supported, a file is missing or damaged,
     /// or files do not fit each other.
     pub fn open(dir: &Path, device: &Device) -> Result<Self, Error> {
+        Self::open_packed(dir, None, device)
+    }
+
+    /// The same; with `packed`, the linear maps of all blocks keep four bits of each weight. Those that
+    /// have four bits in the file keep them anyway.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_packed(
+        dir: &Path,
+        packed: Option<FourBitConfig>,
+        device: &Device,
+    ) -> Result<Self, Error> {
         let blueprint::Opened { plan, files, images } = blueprint::read(dir)?;
         let config = |reason: String| Error::Config { path: dir.join("config.json"), reason };
         let images = || match images {
@@ -135,7 +149,7 @@ impl Encoder {
                 check_images(&spec, &images).map_err(config)?;
                 let plan = plan.with(spec);
                 let model = VisionModel::new(&plan.spec, projection, device);
-                let model = plan.load(model, &files)?;
+                let model = plan.load_packed(model, &files, packed)?;
                 Ok(Encoder::Vision(VisionFolder { plan, model, images }))
             }
             Spec::Text(spec, projection) => {
@@ -144,7 +158,7 @@ impl Encoder {
                 let pooling = Pooling::read(dir, &spec)?;
                 let plan = plan.with(spec);
                 let model = TextModel::new(&plan.spec, projection, device);
-                let model = plan.load(model, &files)?;
+                let model = plan.load_packed(model, &files, packed)?;
                 Ok(Encoder::Text(TextFolder { plan, model, tokenizer, pooling }))
             }
             Spec::Dual(spec) => {
@@ -153,7 +167,7 @@ impl Encoder {
                 let tokenizer = Tokenizer::from_dir(dir)?;
                 check_tokens(&spec.text, &tokenizer).map_err(config)?;
                 let plan = plan.with(spec);
-                let model = plan.load(DualModel::new(&plan.spec, device), &files)?;
+                let model = plan.load_packed(DualModel::new(&plan.spec, device), &files, packed)?;
                 Ok(Encoder::Dual(DualFolder { plan, model, images, tokenizer }))
             }
         }

@@ -4,6 +4,7 @@
 //! loading a checkpoint never allocates a model twice. A parameter's path is its field names
 //! joined by dots, such as `vision.stack.blocks.0.attention.q.weight`.
 
+use crate::adapter;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Shape, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
@@ -64,28 +65,41 @@ impl PathStack {
     }
 }
 
-/// Lists every float parameter in field order.
+/// Lists every float parameter in field order. Weights of four bits are listed with their shape.
 pub fn list<M: Module>(module: &M) -> Vec<ParamInfo> {
-    struct Lister(PathStack, Vec<ParamInfo>);
+    #[derive(Default)]
+    struct Lister {
+        stack: PathStack,
+        found: Vec<ParamInfo>,
+        adapted: bool,
+    }
     impl ModuleVisitor for Lister {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.0.push(name);
+        fn enter_module(&mut self, name: &str, kind: &str) {
+            self.stack.push(name);
+            self.adapted |= kind == "Reparameterization";
         }
         fn exit_module(&mut self, _: &str, _: &str) {
-            self.0.pop();
+            self.stack.pop();
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.1.push(ParamInfo {
-                path: self.0.path(),
+            self.found.push(ParamInfo {
+                path: self.stack.path(),
                 id: param.id,
                 shape: param.lazy_shape().to_vec(),
                 trainable: is_trainable(param),
             });
         }
     }
-    let mut lister = Lister(PathStack::default(), Vec::new());
+    let mut lister = Lister::default();
     module.visit(&mut lister);
-    lister.1
+    let adapters = if lister.adapted { adapter::all(module) } else { adapter::ByPath::new() };
+    for (path, adapters) in adapters {
+        let Some(packed) = adapters.packed else { continue };
+        if let Some(info) = lister.found.iter_mut().find(|info| info.path == path) {
+            info.shape = packed.dims().to_vec();
+        }
+    }
+    lister.found
 }
 
 /// Whether training changes the parameter, without making a blank one allocate its values.

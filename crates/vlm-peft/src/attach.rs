@@ -179,39 +179,70 @@ pub fn switch<M: Module>(model: M, names: &[&str]) -> Result<M, Error> {
 /// # Errors
 /// [`Error::Name`] if it has none of that name, [`Error::Unmergeable`] if it is no change of weights.
 pub fn merge<M: Module>(model: M, adapter: &Adapter) -> Result<M, Error> {
+    merge_weighted(model, &[(adapter, 1.0)])
+}
+
+/// The same with several adapters, of each so much as its number says: a weight becomes its old value and
+/// the sum of what each would change of it, times that number.
+///
+/// # Errors
+/// As [`merge`].
+pub fn merge_weighted<M: Module>(model: M, chosen: &[(&Adapter, f64)]) -> Result<M, Error> {
     let (model, mut all) = adapter::take(model);
-    expect(&all, &adapter.name)?;
-    let mut mine: BTreeMap<String, Merged> = BTreeMap::new();
+    for (adapter, _) in chosen {
+        expect(&all, &adapter.name)?;
+    }
+    let mut merged: BTreeMap<String, Merged> = BTreeMap::new();
     for (path, adapters) in &mut all {
-        let (taken, left) = std::mem::take(&mut adapters.parts)
-            .into_iter()
-            .partition::<Vec<Named>, _>(|named| named.name == adapter.name);
-        adapters.parts = left;
-        for named in taken {
+        let mut parts = Vec::new();
+        for named in std::mem::take(&mut adapters.parts) {
+            let Some((adapter, share)) = chosen.iter().find(|(a, _)| a.name == named.name) else {
+                adapters.parts.push(named);
+                continue;
+            };
             if !named.part.can_merge() {
                 let method = adapter.method.get().name();
                 return Err(Error::Unmergeable { name: adapter.name.clone(), method });
             }
+            parts.push((named.part, *share));
+        }
+        if !parts.is_empty() {
             // Four bits cannot take up a change: the weight is whole from then on.
-            let packed = adapters.packed.take();
-            mine.insert(path.clone(), Merged { part: named.part, packed });
+            merged.insert(path.clone(), Merged { parts, packed: adapters.packed.take() });
         }
     }
     all.retain(|_, adapters| !is_bare(adapters));
-    let model = model.map(&mut Merger { stack: PathStack::default(), parts: &mine });
+    let model = model.map(&mut Merger { stack: PathStack::default(), merged: &merged });
     Ok(adapter::put(model, all))
 }
 
-/// A part that a weight takes up, and that weight, if it had four bits.
+/// Parts that a weight takes up, how much of each, and that weight, if it had four bits.
 struct Merged {
-    part: Part,
+    parts: Vec<(Part, f64)>,
     packed: Option<Packed>,
+}
+
+impl Merged {
+    /// What becomes of a value that each part turns into another, if it does.
+    fn sum<const D: usize>(
+        &self,
+        old: Tensor<D>,
+        change: impl Fn(&Part, Tensor<D>) -> Option<Tensor<D>>,
+    ) -> Tensor<D> {
+        if let [(part, 1.0)] = &self.parts[..] {
+            return change(part, old.clone()).unwrap_or(old);
+        }
+        let changes = self.parts.iter().filter_map(|(part, share)| {
+            Some((change(part, old.clone())? - old.clone()) * *share)
+        });
+        changes.fold(old.clone(), |sum, change| sum + change)
+    }
 }
 
 /// Changes weights, and the biases beside them, as parts say.
 struct Merger<'a> {
     stack: PathStack,
-    parts: &'a BTreeMap<String, Merged>,
+    merged: &'a BTreeMap<String, Merged>,
 }
 
 impl ModuleMapper for Merger<'_> {
@@ -223,9 +254,9 @@ impl ModuleMapper for Merger<'_> {
     }
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let path = self.stack.path();
-        if let Some(Merged { part, packed }) = self.parts.get(&path) {
+        if let Some(merged) = self.merged.get(&path) {
             return changed(param, |weight: Tensor<D>| {
-                let weight = match packed {
+                let weight = match &merged.packed {
                     Some(packed) => packed.values(),
                     None => {
                         let dims = weight.dims();
@@ -234,14 +265,16 @@ impl ModuleMapper for Merger<'_> {
                 };
                 let mut shape = [1; D];
                 shape[..2].copy_from_slice(&weight.dims());
-                part.merged(weight).reshape(shape)
+                merged.sum(weight, |part, weight| Some(part.merged(weight))).reshape(shape)
             });
         }
         let beside = path.strip_suffix(".bias").map(|map| format!("{map}.weight"));
-        match beside.and_then(|weight| self.parts.get(&weight)).and_then(|m| m.part.output_factors()) {
-            Some(factors) => changed(param, |bias: Tensor<D>| {
-                let dims = bias.dims();
-                bias * factors.reshape(dims)
+        match beside.and_then(|weight| self.merged.get(&weight)) {
+            Some(merged) => changed(param, |bias: Tensor<D>| {
+                merged.sum(bias, |part, bias| {
+                    let dims = bias.dims();
+                    Some(bias * part.output_factors()?.reshape(dims))
+                })
             }),
             None => param,
         }

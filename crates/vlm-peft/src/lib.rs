@@ -54,7 +54,9 @@ mod target;
 #[cfg(feature = "train")]
 mod task;
 
-pub use attach::{Adapter, attach, attached, detach, merge, switch, train_only};
+pub use attach::{
+    Adapter, attach, attached, detach, merge, merge_weighted, switch, train_only,
+};
 pub use bottleneck::{Bottleneck, Form, Start};
 pub use error::Error;
 pub use files::{Base, Shape, load, save};

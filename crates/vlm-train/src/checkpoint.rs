@@ -25,14 +25,16 @@ pub struct Progressed {
     pub best: Option<(f64, u64)>,
     /// The configuration, to refuse another one.
     pub config: serde_json::Value,
+    /// Stands for the weights that are not trained, which a checkpoint does not hold.
+    pub frozen: u64,
 }
 
-/// A checkpoint: weights, optimiser state, average, and where the run stands.
+/// A checkpoint: trained weights, optimiser state, average, and where the run stands.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// Where the run stands.
     pub progressed: Progressed,
-    /// Weights by path.
+    /// Trained weights by path.
     pub weights: BTreeMap<String, TensorData>,
     /// The update rule's state.
     pub optimizer: BTreeMap<String, TensorData>,

@@ -26,6 +26,7 @@ mod average;
 mod check;
 mod checkpoint;
 mod error;
+mod frozen;
 mod features;
 mod grads;
 mod memory;

@@ -13,7 +13,7 @@ use vlm_nn::params;
 use crate::{
     AdamW, Average, BoxError, Checkpoint, Error, Grads, MetricsLog, OptimConfig, Optimizer,
     Progress, Progressed, RunDir, Schedule, Shape, StopFlag, Task, Validation, check_gradients,
-    describe, moved_from_zero, run_dir,
+    describe, frozen, moved_from_zero, run_dir,
 };
 
 /// How long and how a model is trained; the `[train]` section of a run's file.
@@ -277,7 +277,6 @@ impl Trainer<'_> {
         };
         let step = found.as_ref().map_or(0, |(_, checkpoint)| checkpoint.progressed.step);
         let mut state = State {
-            model,
             rule: AdamW::new(self.optim.clone(), device),
             average: (self.train.average > 0.0).then(|| Average::new(self.train.average, device)),
             at: Progressed {
@@ -287,15 +286,24 @@ impl Trainer<'_> {
                 samples: 0,
                 best: None,
                 config: self.config.clone(),
+                frozen: frozen::fingerprint(&model),
             },
             // Steps behind the checkpoint will be made again; without one, all of them.
             log: MetricsLog::open(&self.run.file("metrics.jsonl"), Some(step))
                 .map_err(|e| Error::Task(e.into()))?,
+            model,
         };
         let Some((path, checkpoint)) = found else { return Ok(state) };
         let foreign = |reason: String| Error::Foreign { path: path.clone(), reason };
-        let mut weights = checkpoint.weights;
+        if checkpoint.progressed.frozen != state.at.frozen {
+            let reason = "the weights that are not trained are no longer those the run began with";
+            return Err(foreign(format!("{reason}; bring back the model, or start a new run")));
+        }
+        let (mut weights, trained) = (checkpoint.weights, frozen::trained(&state.model));
         state.model = params::replace(state.model, &mut |path, shape| {
+            if !trained.contains(path) {
+                return Ok(None);
+            }
             let data =
                 weights.remove(path).ok_or_else(|| foreign(format!("no weights for `{path}`")))?;
             if data.shape().to_vec() != shape {
@@ -361,9 +369,11 @@ impl Trainer<'_> {
         if let Some(path) = not_finite(&state.model) {
             return Err(self.bad_weights(&state.at, &path));
         }
-        let mut weights = Vec::new();
+        let (mut weights, trained) = (Vec::new(), frozen::trained(&state.model));
         params::read(&state.model, &mut |path, data: TensorData| {
-            weights.push((path.to_owned(), data));
+            if trained.contains(path) {
+                weights.push((path.to_owned(), data));
+            }
         });
         let average = state.average.as_ref().map(Average::state).unwrap_or_default();
         let parts = [weights, state.rule.state(), average];

@@ -174,7 +174,8 @@ fn severed_and_leaking_gradients_are_found() {
 
 fn progressed(step: u64) -> Progressed {
     let config = json!({ "optim": { "lr": 1e-3 }, "seed": 1 });
-    Progressed { step, epoch: 2, batch: 3, samples: 64, best: Some((0.1 + 0.2, 5)), config }
+    let best = Some((0.1 + 0.2, 5));
+    Progressed { step, epoch: 2, batch: 3, samples: 64, best, config, frozen: u64::MAX }
 }
 
 fn write(dir: &Path, step: u64) -> PathBuf {

@@ -58,7 +58,7 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
     let trained = match &config.adapter {
         None => run.train(&task, model, task.samples(), &config.optim)?,
         Some(adapter) => {
-            let (model, adapter, base) = adapter.attach(model, &plan, generative, config.seed)?;
+            let (model, adapter, base) = adapter.attach_generative(model, &plan, generative, config.seed)?;
             let mut optim = config.optim.clone();
             optim.lr_scale.extend(adapter.rates(&model));
             let task_of_adapter = Adapted::new(&task, adapter, base, config.seed);
@@ -74,7 +74,8 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
     };
     let mut measured = Vec::new();
     if !evals.is_empty() {
-        let folder = adapter::open(&model, adapter.as_deref(), device)?;
+        let four_bit = config.adapter.as_ref().and_then(|adapter| adapter.four_bit);
+        let folder = adapter::open_packed(&model, adapter.as_deref(), four_bit, device)?;
         for (eval, data) in &evals {
             let asked = Asked::new(&folder, &model, (data, eval.limit), generative)?;
             measured.push((eval, asked));
@@ -110,7 +111,10 @@ fn begin<'a>(
     device: &Device,
 ) -> Result<(GenerativeFolder, &'a Path)> {
     match (&generative.from, &generative.assemble) {
-        (Some(dir), _) => Ok((GenerativeFolder::open(dir, device)?, dir)),
+        (Some(dir), _) => {
+            let four_bit = config.adapter.as_ref().and_then(|adapter| adapter.four_bit);
+            Ok((GenerativeFolder::open_packed(dir, four_bit, device)?, dir))
+        }
         (None, Some(assembly)) => Ok((assembly.assemble(config.seed, device)?, &assembly.vision)),
         (None, None) => bail!("model.generative needs `from` or `assemble`"),
     }
