@@ -341,9 +341,10 @@ impl Reader<'_> {
         let (input, output) = (site.input, site.output);
         let has = |end: &str| self.tensors.shape(&name(end)).is_some();
         let matrix = |end: &str| -> Result<Param<Tensor<2>>, Error> {
-            let data = self.tensors.read(&name(end))?;
-            let stored = Tensor::<2>::from_data(data, self.device);
-            Ok(Param::from_tensor(stored.transpose()))
+            let stored = Tensor::<2>::from_data(self.tensors.read(&name(end))?, self.device);
+            // Lying as it did when it was written: sums of floats depend on it.
+            let turned = stored.transpose().into_data();
+            Ok(Param::from_tensor(Tensor::from_data(turned, self.device)))
         };
         let vector = |end: &str| -> Result<Param<Tensor<1>>, Error> {
             let values: Vec<f32> = self.tensors.read(&name(end))?.iter().collect();

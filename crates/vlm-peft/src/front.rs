@@ -270,8 +270,9 @@ pub(crate) fn split(
     let joined = Tensor::<2>::from_data(joined, device);
     let mut at = 0;
     let part = |site: &Site| {
-        let rows = joined.clone().narrow(1, at, site.output);
+        let rows = joined.clone().narrow(1, at, site.output).into_data();
         at += site.output;
+        let rows = Tensor::from_data(rows, device);
         (site.path.clone(), Part::Rows(Rows { rows: Param::from_tensor(rows) }))
     };
     Ok(ordered.into_iter().map(part).collect())

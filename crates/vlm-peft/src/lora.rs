@@ -60,9 +60,10 @@ impl Lora {
         Ok(Part::LowRank(LowRank {
             a: site.start("a", [site.input, r], a, seed, &device),
             b: site.start("b", [r, site.output], Init::Constant(0.0), seed, &device),
-            magnitude: self
-                .dora
-                .then(|| Param::from_tensor(LowRank::resting_magnitude(weight.values()).detach())),
+            magnitude: self.dora.then(|| {
+                let rests = LowRank::resting_magnitude(weight.values()).into_data();
+                Param::from_data(rests, &device)
+            }),
             scaling: Scaling { alpha: self.alpha, rooted: self.rslora },
             ranks,
             dropout: self.dropout,

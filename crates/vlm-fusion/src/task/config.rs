@@ -65,8 +65,11 @@ impl GenerativeConfig {
         Ok(())
     }
 
-    /// Whether a part is trained.
+    /// Whether a part is trained: without pictures, the decoder alone.
     pub fn trains(&self, part: Part) -> bool {
+        if self.blind && part != Part::Text {
+            return false;
+        }
         match self.train.as_slice() {
             [] => part != Part::Vision,
             named => named.contains(&part),
