@@ -1,6 +1,6 @@
 """Goldens of adapters: crates/vlm-peft/tests/golden/adapters.
 
-Needs transformers 4.57.6, torch 2.9 and peft 0.21.2. Run: python xtask/golden/adapters.py OUT_DIR
+Needs transformers 4.57.6, torch 2.9, peft 0.21.2 and bitsandbytes 0.50.2. Run: python xtask/golden/adapters.py OUT_DIR
 Each folder FAMILY-METHOD holds an adapter as peft wrote it, for a small model among the goldens of
 other crates, and expected.safetensors: what goes in, what the adapted model says, the gradient of
 half the sum of its squares by each tensor of the adapter (grad.NAME), and the tensors after five
@@ -57,7 +57,16 @@ def clip():
     return model, {"pixel_values": pixels(2, side)}, lambda said: said.image_embeds
 
 
-FAMILIES = {"llava": llava, "llama": llama, "bert": bert, "clip": clip}
+def four_bit():
+    """LLaVA in four bits, as xtask/golden/four_bit.py made it: LoRA on it is QLoRA."""
+    folder = pathlib.Path("vlm-fusion/tests/golden/four_bit/nf4")
+    model = tf.LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, device_map="cpu")
+    picture = torch.full((1, 16), model.config.image_token_id)
+    text = torch.cat([ids(1, 3, 330), picture, ids(1, 5, 330)], 1)
+    return model, {"input_ids": text, "pixel_values": pixels(1, 16)}, lambda said: said.logits
+
+
+FAMILIES = {"four-bit": four_bit, "llava": llava, "llama": llama, "bert": bert, "clip": clip}
 ATTENTION = {"bert": ["query", "value"], "clip": ["q_proj", "v_proj"]}
 KEYS = {"bert": r".*\.(key|value|layer\.\d+\.output\.dense)", "clip": ["k_proj", "v_proj", "fc2"]}
 INNER = {"bert": r".*\.layer\.\d+\.output\.dense", "clip": ["fc2"]}
@@ -67,6 +76,8 @@ def methods(family):
     two = ATTENTION.get(family, ["q_proj", "v_proj", "down_proj"])
     keys = KEYS.get(family, ["k_proj", "v_proj", "down_proj"])
     inner = INNER.get(family, ["down_proj"])
+    if family == "four-bit":
+        return {"lora": peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")}
     found = {
         "lora": peft.LoraConfig(r=3, lora_alpha=6, target_modules=two),
         "rslora": peft.LoraConfig(r=4, lora_alpha=6, use_rslora=True, target_modules="all-linear"),
@@ -113,6 +124,9 @@ def make(out):
             front = 3 if method == "prompt" else 0
             say = lambda said: hear(said)[:, front:] if front else hear(said)
             model = peft.get_peft_model(model.eval(), config).eval()
+            if family == "four-bit":
+                # Otherwise bitsandbytes computes in bfloat16.
+                model.train()
             spread(model)
             folder = out / f"{family}-{method}"
             shutil.rmtree(folder, ignore_errors=True)

@@ -133,7 +133,13 @@ fn agrees<M: Module>(
     names: &dyn Fn(&str, usize) -> Option<String>,
     say: &dyn Fn(&M, &Expected) -> Tensor<1>,
 ) {
-    for method in METHODS.iter().filter(|method| family != "clip" || !method.starts_with('p')) {
+    let has = |method: &&&str| match family {
+        // peft has no rows in front of pictures.
+        "clip" => !method.starts_with('p'),
+        "four-bit" => **method == "lora",
+        _ => true,
+    };
+    for method in METHODS.iter().filter(has) {
         let case = format!("{family}-{method}");
         let dir = golden().join(&case);
         let expected = Expected::open(&dir);
@@ -221,11 +227,21 @@ fn same_files(case: &str, ours: &Path, theirs: &Path) {
 
 #[test]
 fn llava() {
-    let dir = crates().join("vlm-fusion/tests/golden/generative/llava-clip");
+    speaking("llava", "generative/llava-clip");
+}
+
+/// LoRA on weights of four bits: QLoRA.
+#[test]
+fn four_bit() {
+    speaking("four-bit", "four_bit/nf4");
+}
+
+fn speaking(family: &str, model: &str) {
+    let dir = crates().join("vlm-fusion/tests/golden").join(model);
     let folder = GenerativeFolder::open(&dir, &Device::flex()).unwrap();
     let model = folder.model.clone().train();
     let names = |path: &str, rank: usize| folder.plan.in_memory(path, rank);
-    agrees("llava", &model, &names, &|model, expected| {
+    agrees(family, &model, &names, &|model, expected| {
         let (ids, [_, count]) = expected.ids();
         let row = Row {
             ids,
