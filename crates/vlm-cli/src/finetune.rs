@@ -8,9 +8,8 @@ use burn::tensor::Device;
 use vlm_fusion::GenerativeFolder;
 use vlm_nn::ops::Precision;
 
-use crate::config::RunConfig;
-use crate::output::Usage;
-use crate::train;
+use crate::config::{EvalConfig, RunConfig};
+use crate::{methods, train};
 
 /// Arguments of `vlm finetune`.
 #[derive(clap::Args)]
@@ -18,8 +17,7 @@ pub struct Args {
     /// The model folder; it stays as it is.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// How to adapt it: lora, rslora, dora, lora-plus, lora-fa, dylora, qlora, ia3, prefix, prompt,
-    /// series, pfeiffer or parallel.
+    /// How to adapt it, such as lora; `vlm methods` lists all.
     #[arg(long)]
     method: String,
     /// What to train on: conversations, questions or captions; of a dual encoder, pictures with
@@ -29,6 +27,12 @@ pub struct Args {
     /// What decides which weights are best.
     #[arg(long, value_name = "SET")]
     val: Option<String>,
+    /// What the adapted model is measured on at the end.
+    #[arg(long, value_name = "SET")]
+    test: Option<String>,
+    /// Samples of it at most, of a model that speaks.
+    #[arg(long, value_name = "N")]
+    test_limit: Option<usize>,
     /// The folder of the run; the adapter goes to DIR/adapter, as peft writes and reads it.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -73,7 +77,7 @@ pub fn run(
 
 impl Args {
     fn config(&self) -> Result<RunConfig> {
-        let (settings, lr) = method(&self.method)?;
+        let method = methods::find(&self.method)?;
         // What is no model of pictures and text is taken for a dual encoder.
         let kind = if GenerativeFolder::is_one(&self.model) { "generative." } else { "" };
         let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
@@ -82,14 +86,14 @@ impl Args {
             format!("data.train={}", quoted(&self.data)),
             format!("model.{}from={}", kind, quoted(&self.model.display().to_string())),
             format!("batch.size={}", self.batch),
-            format!("optim.lr={}", self.lr.unwrap_or(lr)),
+            format!("optim.lr={}", self.lr.unwrap_or(method.lr)),
             "optim.weight_decay=0".to_owned(),
             "train.warmup=0.05".to_owned(),
             "train.epochs=3".to_owned(),
         ];
         all.extend(self.val.as_deref().map(|val| format!("data.val={}", quoted(val))));
         all.extend(self.steps.map(|steps| format!("train.steps={steps}")));
-        all.extend(settings.iter().map(|setting| format!("adapter.{setting}")));
+        all.extend(method.settings());
         match &self.targets[..] {
             [] => {}
             // `all-linear` among them.
@@ -107,46 +111,13 @@ impl Args {
             _ => setting.clone(),
         };
         all.extend(self.set.iter().map(place));
-        RunConfig::parse("", Path::new("vlm finetune"), &all)
+        let mut config = RunConfig::parse("", Path::new("vlm finetune"), &all)?;
+        config.eval.extend(self.test.iter().map(|test| EvalConfig {
+            name: "test".to_owned(),
+            note: test.clone(),
+            data: test.clone(),
+            limit: self.test_limit,
+        }));
+        Ok(config)
     }
-}
-
-/// What a method's name stands for, and a learning rate that suits it.
-fn method(name: &str) -> Result<(Vec<String>, f64)> {
-    const LORA: f64 = 5e-4;
-    let (settings, lr): (&[&str], f64) = match name {
-        "lora" => (&["method=\"lora\""], LORA),
-        "rslora" => (&["method=\"lora\"", "rslora=true"], LORA),
-        "dora" => (&["method=\"lora\"", "dora=true"], LORA),
-        "lora-plus" => (&["method=\"lora-plus\""], LORA / 2.0),
-        "lora-fa" => (&["method=\"lora-fa\""], LORA),
-        "dylora" => (&["method=\"dylora\""], LORA),
-        // As in the paper's runs.
-        "qlora" => (
-            &[
-                "method=\"lora\"",
-                "r=64",
-                "alpha=16.0",
-                "targets=\"all-linear\"",
-                "four_bit={ code = \"nf4\", nested = true }",
-            ],
-            2e-4,
-        ),
-        // Factors have to move far: the paper's 3e-3.
-        "ia3" => (&["method=\"ia3\""], 3e-3),
-        // Rows are far from where they have to be.
-        "prefix" => (&["method=\"prefix\""], 1e-2),
-        "prompt" => (&["method=\"prompt\""], 3e-2),
-        "series" | "pfeiffer" | "parallel" => {
-            let form = format!("form=\"{name}\"");
-            return Ok((vec!["method=\"bottleneck\"".to_owned(), form], LORA));
-        }
-        other => {
-            let known = "lora, rslora, dora, lora-plus, lora-fa, dylora, qlora, ia3, prefix, prompt, series, \
-                         pfeiffer, parallel";
-            let reason = format!("--method {other}: no such method; there are {known}");
-            return Err(Usage(reason).into());
-        }
-    };
-    Ok((settings.iter().map(|setting| (*setting).to_owned()).collect(), lr))
 }

@@ -4,6 +4,7 @@ mod adapter;
 mod assemble;
 mod boxes;
 mod chat;
+mod compare;
 mod config;
 mod device;
 mod embed;
@@ -15,6 +16,7 @@ mod import;
 mod inspect;
 mod labels;
 mod merge;
+mod methods;
 mod output;
 mod panics;
 mod pen;
@@ -58,6 +60,10 @@ enum Command {
     Train(train::Args),
     /// Adapt a model with few parameters: LoRA and its kin, (IA)3, bottlenecks, rows in front.
     Finetune(finetune::Args),
+    /// List the methods of adapting a model: what each is, and when to use it.
+    Methods(methods::Args),
+    /// Adapt a model by several methods under one budget, and compare them in a table.
+    Compare(compare::Args),
     /// Let a model's weights take up adapters: it costs nothing from then on, and needs none.
     Merge(merge::Args),
     /// Keep four bits of each weight, as bitsandbytes does.
@@ -105,6 +111,15 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Train(args) => train::run(args, cli.matmul_precision, &device, &opened),
             Command::Finetune(args) => finetune::run(&args, cli.matmul_precision, &device, &opened),
+            Command::Methods(args) => methods::run(&args, &opened).map(done),
+            Command::Compare(args) => {
+                let mut globals = vec!["--device".to_owned(), device.clone()];
+                let precision = cli.matmul_precision.map(serde_json::to_value).transpose()?;
+                if let Some(precision) = precision.as_ref().and_then(serde_json::Value::as_str) {
+                    globals.extend(["--matmul-precision".to_owned(), precision.to_owned()]);
+                }
+                compare::run(&args, &globals)
+            }
             Command::Merge(args) => merge::run(&args, &opened).map(done),
             Command::Quantize(args) => quantize::run(&args, &opened).map(done),
             Command::ZeroShot(args) => zero_shot::run(&args, &opened).map(done),

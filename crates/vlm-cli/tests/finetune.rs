@@ -131,6 +131,93 @@ fn merged_adapters_are_in_the_weights() {
 }
 
 #[test]
+fn a_dual_encoder_is_adapted_and_merged() {
+    let dir = fresh("finetune-dual");
+    let (out, merged, clip) = (dir.join("run"), dir.join("merged"), common::model());
+    let tune = |method: &str, out: &Path, more: &[&str]| {
+        let mut command = vlm();
+        command.arg("finetune").arg("--model").arg(&clip).args(["--method", method]);
+        command.arg("--data").arg(common::example("csv")).arg("--out").arg(out);
+        command.arg("--test").arg(common::example("classes"));
+        command.args(["--batch", "2", "--steps", "4", "--lr", "0.05"]).args(more);
+        command
+    };
+    let said = works(&mut tune("lora", &out, &["--set", "r=2"]));
+    assert!(said.contains("zero-shot") && said.contains("adapter "), "{said}");
+    assert!(!out.join("model").exists());
+    let mut command = vlm();
+    command.arg("merge").arg("--model").arg(&clip).arg("--adapter").arg(out.join("adapter"));
+    works(command.arg("--out").arg(&merged));
+    let scores = |model: &Path| {
+        let mut command = vlm();
+        command.arg("zero-shot").arg("--model").arg(model).args(["--labels", "red,blue", "--json"]);
+        works(command.arg("--image").arg(picture()))
+    };
+    assert_ne!(scores(&merged), scores(&clip));
+    for method in ["ia3", "prompt", "prefix", "parallel", "qlora"] {
+        let more: &[&str] = match method {
+            "prompt" | "prefix" => &["--set", "tokens=2"],
+            "parallel" => &["--set", "size=3"],
+            "qlora" => &["--set", "r=2"],
+            _ => &[],
+        };
+        works(&mut tune(method, &dir.join(method), more));
+    }
+}
+
+#[test]
+fn an_adapter_goes_on_where_it_was_stopped_and_its_checkpoint_is_small() {
+    let dir = fresh("finetune-resume");
+    let data = data(&dir);
+    let run = |name: &str| {
+        let mut command = finetune("lora", &data, &dir.join(name));
+        command.args(["--set", "r=2", "--set", "train.steps=4", "--set", "train.keep=9"]);
+        command.args(["--set", "train.checkpoint_every=2"]);
+        command
+    };
+    works(&mut run("whole"));
+    // As if it had been broken off in the third step.
+    common::copy(&dir.join("whole"), &dir.join("again"));
+    fs::remove_dir_all(dir.join("again/checkpoints/step-00000004")).unwrap();
+    fs::remove_dir_all(dir.join("again/adapter")).unwrap();
+    works(run("again").arg("--resume"));
+    let adapter = |name: &str| fs::read(dir.join(name).join("adapter/adapter_model.safetensors"));
+    assert_eq!(adapter("again").unwrap(), adapter("whole").unwrap());
+    let checkpoint = dir.join("whole/checkpoints/step-00000004/weights.safetensors");
+    let size = fs::metadata(&checkpoint).unwrap().len();
+    let model = fs::metadata(model().join("model.safetensors")).unwrap().len();
+    assert!(size < model / 3, "{size} of {model}");
+}
+
+#[test]
+fn methods_are_listed_and_compared() {
+    let listed = works(vlm().arg("methods"));
+    assert!(listed.contains("lora-fa") && listed.lines().count() == 14, "{listed}");
+    let counted = works(vlm().arg("methods").arg("--model").arg(model()));
+    let lora = counted.lines().find(|line| line.starts_with("lora ")).unwrap();
+    assert!(lora.contains(" %") && !lora.contains(" 0.00 %"), "{lora}");
+    let dir = fresh("compare");
+    let (data, out) = (data(&dir), dir.join("out"));
+    let compare = |methods: &str| {
+        let mut command = vlm();
+        command.arg("compare").arg("--model").arg(model()).arg("--data").arg(&data);
+        command.arg("--test").arg(&data).arg("--out").arg(&out).args(["--methods", methods]);
+        command.args(["--steps", "2", "--batch", "1", "--seeds", "2", "--lr", "ia3=0.01"]);
+        command
+    };
+    let table = works(&mut compare("ia3,prefix"));
+    assert!(table.contains("| ia3 |") && table.contains("| prefix |"), "{table}");
+    assert!(out.join("compare.html").exists() && out.join("compare.json").exists());
+    // What is finished is not made again.
+    let made = || fs::metadata(out.join("ia3-2/summary.json")).unwrap().modified().unwrap();
+    let before = made();
+    works(&mut compare("ia3,prefix"));
+    assert_eq!(made(), before);
+    refuses(&mut compare("ia3,lorra"), 2, &["--method lorra: no such method"]);
+    refuses(&mut compare("prefix"), 2, &["--lr ia3=0.01: write one of --methods"]);
+}
+
+#[test]
 fn four_bits_are_written_and_adapted() {
     let dir = fresh("quantize");
     let whole = crates().join("vlm-fusion/tests/golden/four_bit/whole");

@@ -1,0 +1,308 @@
+//! `vlm compare`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use serde_json::Value;
+use vlm_store::write_file;
+use vlm_train::{MetricsLog, Report, Series};
+
+use crate::methods;
+use crate::output::{self, Usage};
+
+/// Arguments of `vlm compare`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The model folder; it stays as it is.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// What to train on.
+    #[arg(long, value_name = "SET")]
+    data: String,
+    /// What to measure the adapted models on.
+    #[arg(long, value_name = "SET")]
+    test: String,
+    /// Samples of it at most, of a model that speaks.
+    #[arg(long, value_name = "N")]
+    test_limit: Option<usize>,
+    /// The methods; `vlm methods` lists them.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', required = true)]
+    methods: Vec<String>,
+    /// Runs of each method, with seeds from 1 on.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = output::count)]
+    seeds: usize,
+    /// Steps of each run.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    steps: u64,
+    /// Pictures of a step.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    batch: usize,
+    /// The learning rate of a method, such as --lr ia3=5e-3 [default: what suits it].
+    #[arg(long, value_name = "NAME=RATE")]
+    lr: Vec<String>,
+    /// Change a setting of all runs, such as --set model.generative.pack=8.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The folder for all runs, the table and the page; runs that are finished in it are not made
+    /// again.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A method's runs in one line.
+#[derive(Serialize)]
+struct Row {
+    method: String,
+    runs: usize,
+    measure: String,
+    mean: f64,
+    /// Standard deviation over the seeds.
+    deviation: f64,
+    trained_values: u64,
+    peak_memory_bytes: u64,
+    step_seconds: f64,
+    #[serde(skip)]
+    losses: Vec<(f64, f64)>,
+}
+
+/// Trains with every method under one budget, and tabulates.
+///
+/// # Errors
+/// If a method is not known or a run fails.
+pub fn run(args: &Args, globals: &[String]) -> Result<ExitCode> {
+    for method in &args.methods {
+        methods::find(method)?;
+    }
+    let mut rates = Vec::new();
+    for setting in &args.lr {
+        let rate = setting.split_once('=').filter(|(name, rate)| {
+            args.methods.iter().any(|method| method == name) && rate.parse::<f64>().is_ok()
+        });
+        match rate {
+            Some(both) => rates.push(both),
+            None => {
+                let reason = format!("--lr {setting}: write one of --methods and a number");
+                return Err(Usage(reason).into());
+            }
+        }
+    }
+    let mut rows = Vec::new();
+    for (number, method) in args.methods.iter().enumerate() {
+        let rate = rates.iter().find(|(name, _)| name == method).map(|(_, rate)| *rate);
+        let mut runs = Vec::new();
+        for seed in 1..=args.seeds {
+            let done = number * args.seeds + seed - 1;
+            let all = args.methods.len() * args.seeds;
+            output::note(&format!("{method}, seed {seed}: run {} of {all}", done + 1));
+            match args.one(method, seed, rate, globals)? {
+                Some(dir) => runs.push(dir),
+                None => return Ok(ExitCode::from(130)),
+            }
+        }
+        rows.push(row(method, &runs)?);
+    }
+    let table = table(&rows);
+    write(&args.out.join("compare.md"), &table)?;
+    write(&args.out.join("compare.json"), &serde_json::to_string_pretty(&rows)?)?;
+    write(&args.out.join("compare.html"), &page(args, &rows))?;
+    if args.json {
+        output::json(&rows)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    table.lines().try_for_each(output::line)?;
+    output::line(&format!("page {}", args.out.join("compare.html").display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Args {
+    /// Makes a run, in a process of its own so that its memory can be told apart; `None` if it was
+    /// stopped.
+    fn one(
+        &self,
+        method: &str,
+        seed: usize,
+        rate: Option<&str>,
+        globals: &[String],
+    ) -> Result<Option<PathBuf>> {
+        let out = self.out.join(format!("{method}-{seed}"));
+        if out.join("summary.json").exists() {
+            return Ok(Some(out));
+        }
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(globals).arg("finetune").arg("--model").arg(&self.model);
+        command.args(["--method", method, "--data", &self.data, "--test", &self.test]);
+        command.args(["--steps", &self.steps.to_string(), "--batch", &self.batch.to_string()]);
+        command.args(["--seed", &seed.to_string()]).arg("--out").arg(&out);
+        if let Some(limit) = self.test_limit {
+            command.args(["--test-limit", &limit.to_string()]);
+        }
+        if let Some(rate) = rate {
+            command.args(["--lr", rate]);
+        }
+        for setting in &self.set {
+            command.args(["--set", setting]);
+        }
+        if out.join("checkpoints").exists() {
+            command.arg("--resume");
+        }
+        let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+        match status.code() {
+            Some(0) => Ok(Some(out)),
+            Some(130) => Ok(None),
+            _ => bail!("{method}, seed {seed}: the run failed ({status}); what it said is above"),
+        }
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    Ok(write_file(path, &mut |w| w.write_all(text.as_bytes()))?)
+}
+
+/// What the runs of a method came to.
+fn row(method: &str, runs: &[PathBuf]) -> Result<Row> {
+    let (mut measure, mut values) = (String::new(), Vec::new());
+    let (mut trained, mut memory, mut seconds) = (0, 0, Vec::new());
+    for run in runs {
+        let path = run.join("summary.json");
+        let wrong = || format!("{}: is no summary of a run; delete its folder", path.display());
+        let text = std::fs::read_to_string(&path).with_context(wrong)?;
+        let summary: Value = serde_json::from_str(&text).with_context(wrong)?;
+        let metrics = summary["metrics"].as_object().with_context(wrong)?;
+        let (name, value) = metrics.iter().next().with_context(wrong)?;
+        measure = name.rsplit('_').next().unwrap_or(name).to_owned();
+        values.push(value.as_f64().with_context(wrong)?);
+        let cost = summary["cost"].as_object().with_context(wrong)?;
+        trained = cost.values().filter_map(|part| part["trainable"].as_u64()).sum();
+        memory = memory.max(cost.get("peak_memory_bytes").and_then(Value::as_u64).unwrap_or(0));
+        seconds.extend(cost.get("step_seconds").and_then(Value::as_f64));
+    }
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+    let middle = mean(&values);
+    let square = values.iter().map(|x| (x - middle).powi(2)).sum::<f64>();
+    let deviation = (square / (values.len().max(2) - 1) as f64).sqrt();
+    let losses = match runs.first() {
+        Some(run) => MetricsLog::read(&run.join("metrics.jsonl"))?,
+        None => Vec::new(),
+    };
+    let losses = losses.iter().filter(|record| record.kind == "train");
+    let losses = losses.filter_map(|r| Some((r.step as f64, *r.values.get("loss")?)));
+    Ok(Row {
+        method: method.to_owned(),
+        runs: runs.len(),
+        measure,
+        mean: middle,
+        deviation,
+        trained_values: trained,
+        peak_memory_bytes: memory,
+        step_seconds: mean(&seconds),
+        losses: losses.collect(),
+    })
+}
+
+const HEAD: [&str; 6] = ["method", "±", "trained", "peak memory", "s a step", "runs"];
+
+fn cells(row: &Row) -> Vec<String> {
+    vec![
+        row.method.clone(),
+        format!("{:.2}", 100.0 * row.mean),
+        format!("{:.2}", 100.0 * row.deviation),
+        format!("{:.3} M", row.trained_values as f64 / 1e6),
+        output::size(row.peak_memory_bytes),
+        format!("{:.3}", row.step_seconds),
+        row.runs.to_string(),
+    ]
+}
+
+fn head(rows: &[Row]) -> Vec<String> {
+    let measure = rows.first().map_or("measure", |row| &row.measure);
+    let mut head: Vec<String> = HEAD.iter().map(|cell| (*cell).to_owned()).collect();
+    head.insert(1, measure.to_owned());
+    head
+}
+
+/// As Markdown.
+fn table(rows: &[Row]) -> String {
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let mut text = line(head(rows));
+    text += &format!("|---|{}\n", "--:|".repeat(HEAD.len()));
+    rows.iter().for_each(|row| text += &line(cells(row)));
+    text
+}
+
+fn page(args: &Args, rows: &[Row]) -> String {
+    let mut report = Report::new(&format!("Methods compared on {}", args.model.display()));
+    report.facts(&[
+        ("data", args.data.clone()),
+        ("test", args.test.clone()),
+        ("steps", args.steps.to_string()),
+        ("pictures of a step", args.batch.to_string()),
+        ("seeds", args.seeds.to_string()),
+    ]);
+    let all: Vec<Vec<String>> = rows.iter().map(cells).collect();
+    let note = "Means over the seeds, in per cent where the measure is a share; ± is their \
+                standard deviation.";
+    report.table("Methods", &head(rows), &all, note);
+    let against = |x: &dyn Fn(&Row) -> f64| -> Vec<Series> {
+        let point = |row: &Row| Series {
+            name: row.method.clone(),
+            points: vec![(x(row), 100.0 * row.mean)],
+        };
+        rows.iter().map(point).collect()
+    };
+    let measure = rows.first().map_or("measure", |row| &row.measure).to_owned();
+    for (title, label, x) in [
+        ("Trained values", "millions", &(|r: &Row| r.trained_values as f64 / 1e6) as &dyn Fn(&Row) -> f64),
+        ("Peak memory", "GB", &|r: &Row| r.peak_memory_bytes as f64 / 1e9),
+        ("Time of a step", "seconds", &|r: &Row| r.step_seconds),
+    ] {
+        report.curve(&format!("{title} and what they bring"), label, &measure, &against(x));
+    }
+    let losses: Vec<Series> = rows
+        .iter()
+        .map(|row| Series { name: row.method.clone(), points: row.losses.clone() })
+        .collect();
+    report.curve("Training loss of seed 1", "step", "loss", &losses);
+    report.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_become_a_row() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs: Vec<PathBuf> = [0.5, 0.7]
+            .iter()
+            .enumerate()
+            .map(|(i, value)| {
+                let run = dir.path().join(i.to_string());
+                std::fs::create_dir(&run).unwrap();
+                let summary = serde_json::json!({
+                    "metrics": { "test_accuracy": value },
+                    "cost": {
+                        "text": { "trainable": 1_500_000, "values": 9 },
+                        "peak_memory_bytes": 2_000_000_000u64, "step_seconds": 0.25,
+                    },
+                });
+                std::fs::write(run.join("summary.json"), summary.to_string()).unwrap();
+                std::fs::write(run.join("metrics.jsonl"), "").unwrap();
+                run
+            })
+            .collect();
+        let rows = [row("lora", &runs).unwrap()];
+        assert_eq!(
+            table(&rows),
+            "| method | accuracy | ± | trained | peak memory | s a step | runs |\n\
+             |---|--:|--:|--:|--:|--:|--:|\n\
+             | lora | 60.00 | 14.14 | 1.500 M | 2.00 GB | 0.250 | 2 |\n"
+        );
+        std::fs::write(runs[0].join("summary.json"), "{}").unwrap();
+        assert!(row("lora", &runs).is_err());
+    }
+}
