@@ -14,8 +14,15 @@ use crate::python::{TORCH, Venv};
 use crate::{build, shell};
 use table::Reading;
 
-/// What benches/clip.py and benches/generate.py import.
-const PACKAGES: [&str; 3] = [TORCH, "transformers==4.57.6", "numpy"];
+/// What the Python programs of benches/ import.
+const PACKAGES: [&str; 6] = [
+    TORCH,
+    "transformers==4.57.6",
+    "numpy",
+    "peft==0.21.2",
+    "bitsandbytes==0.50.2",
+    "accelerate",
+];
 
 /// Measure speed and memory, and the same in PyTorch
 ///
@@ -52,6 +59,8 @@ enum Name {
     Clip,
     /// SmolLM2-135M reading a prompt and writing an answer, beside transformers
     Generate,
+    /// A training step of SmolLM2-135M by several methods of adapting it, beside peft
+    Adapt,
     /// Peak memory of its gradients as the batch grows, in chunks and whole
     Memory,
     /// The operations with a backward of their own, beside plain Burn
@@ -64,13 +73,14 @@ enum Name {
 /// If a build fails, one of the programs does, or PyTorch is wanted and not there.
 pub fn run(args: &Args) -> Result<()> {
     match args.name {
-        Name::Clip => beside(args, "clip", ["train", "embed"], table::speed),
+        Name::Clip => beside(args, "clip", &["train", "embed"], table::speed),
         Name::Generate => {
-            let model = shell::root().join("datasets/.cache/smollm2");
-            if !model.is_dir() && !args.arguments.iter().any(|a| a.starts_with("--model")) {
-                bail!("{}: not there; run `cargo xtask data smollm2`", model.display());
-            }
-            beside(args, "generate", ["prefill", "decode"], table::tokens)
+            smollm2(args)?;
+            beside(args, "generate", &["prefill", "decode"], table::tokens)
+        }
+        Name::Adapt => {
+            smollm2(args)?;
+            beside(args, "adapt", &table::METHODS.map(|(task, _)| task), table::methods)
         }
         Name::Memory => memory(args),
         Name::Ops => {
@@ -80,21 +90,30 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// Two tasks of ours and of the program of the same name in Python, and a table of both.
+/// Whether the decoder is there that is measured if no other is named.
+fn smollm2(args: &Args) -> Result<()> {
+    let model = shell::root().join("datasets/.cache/smollm2");
+    if !model.is_dir() && !args.arguments.iter().any(|a| a.starts_with("--model")) {
+        bail!("{}: not there; run `cargo xtask data smollm2`", model.display());
+    }
+    Ok(())
+}
+
+/// Tasks of ours and of the program of the same name in Python, and a table of both.
 fn beside(
     args: &Args,
     name: &str,
-    tasks: [&str; 2],
+    tasks: &[&str],
     table: fn(&str, &[Reading]) -> String,
 ) -> Result<()> {
     // Before anything is measured: an installation would disturb it.
     let python = if args.rust_only { None } else { Some(python(args)?) };
     let ours = build::program(&format!("bench-{name}"), args.backend)?;
     let mut readings = Vec::new();
-    for task in tasks {
+    for &task in tasks {
         for _ in 0..args.rounds {
             readings.push(measure(again(&ours).arg(task).args(&args.arguments))?);
-            if let Some(python) = &python {
+            if let Some(python) = python.as_ref().filter(|_| !table::OURS_ALONE.contains(&task)) {
                 // Without it OpenMP's threads wander between cores, and now and then PyTorch
                 // takes twice as long: that comparison would flatter us.
                 let mut theirs = shell::command(python);

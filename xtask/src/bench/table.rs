@@ -79,6 +79,51 @@ pub fn tokens(backend: &str, readings: &[Reading]) -> String {
     both(backend, readings, tasks, "tokens/s")
 }
 
+/// The tasks of bench-adapt.
+pub const METHODS: [(&str, &str); 11] = [
+    ("full", "all weights, AdamW"),
+    ("lora", "LoRA, queries and values"),
+    ("lora-all", "LoRA, all maps"),
+    ("lora-fa", "LoRA-FA, all maps"),
+    ("dora", "DoRA, queries and values"),
+    ("qlora", "QLoRA, all maps"),
+    ("ia3", "(IA)³"),
+    ("parallel", "parallel adapters"),
+    ("prefix", "prefix"),
+    ("infer", "no training"),
+    ("merged", "no training, LoRA merged"),
+];
+/// Those that the Python program has not.
+pub const OURS_ALONE: [&str; 2] = ["lora-fa", "parallel"];
+
+/// Seconds a step and peak memory by method.
+pub fn methods(backend: &str, readings: &[Reading]) -> String {
+    let theirs = readings.iter().find(|r| r.program != "vlm").map_or("peft", |r| &r.program);
+    let mut text = format!(
+        "| | s a step: vlm, {backend} | {theirs} | times as fast | peak MiB: vlm | {theirs} |\n\
+         |---|--:|--:|--:|--:|--:|\n"
+    );
+    for (task, name) in METHODS {
+        let (ours, theirs) = (joined(readings, task, true), joined(readings, task, false));
+        if ours.is_none() && theirs.is_none() {
+            continue;
+        }
+        let seconds = |r: &Option<Reading>| r.as_ref().map(|r| r.batch as f64 / per_second(r));
+        let peak = |r: &Option<Reading>| r.as_ref().and_then(|r| r.peak);
+        let (a, b) = (seconds(&ours), seconds(&theirs));
+        let ratio = a.zip(b).map(|(ours, theirs)| theirs / ours);
+        text += &format!(
+            "| {name} | {} | {} | {} | {} | {} |\n",
+            cell(a, 2),
+            cell(b, 2),
+            cell(ratio, 2),
+            cell(peak(&ours), 0),
+            cell(peak(&theirs), 0)
+        );
+    }
+    text
+}
+
 fn both(backend: &str, readings: &[Reading], tasks: [(&str, &str); 2], speed: &str) -> String {
     let theirs = readings.iter().find(|r| r.program != "vlm").map_or("PyTorch", |r| &r.program);
     let mut text = format!("| | vlm, {backend} | {theirs} | ratio |\n|---|--:|--:|--:|\n");
@@ -158,6 +203,19 @@ mod tests {
         let text = tokens("flex", &readings);
         assert!(text.contains("an answer, tokens 32: tokens/s | 16.00 | 8.00 | 2.00 |"), "{text}");
         assert!(text.contains("an answer, tokens 32: peak MiB | 100 | 400 | 0.25 |"), "{text}");
+    }
+
+    #[test]
+    fn methods_have_a_line_each() {
+        let readings = [
+            reading("vlm", "lora", 0, &[2.0], 100.0),
+            reading("peft", "lora", 0, &[3.0], 250.0),
+            reading("vlm", "lora-fa", 0, &[1.0], 90.0),
+        ];
+        let text = methods("flex", &readings);
+        assert!(text.contains("| LoRA, queries and values | 2.00 | 3.00 | 1.50 | 100 | 250 |"), "{text}");
+        assert!(text.contains("| LoRA-FA, all maps | 1.00 | – | – | 90 | – |"), "{text}");
+        assert_eq!(text.lines().count(), 4, "{text}");
     }
 
     #[test]

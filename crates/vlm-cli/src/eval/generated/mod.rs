@@ -44,7 +44,7 @@ pub struct Args {
     /// With --model, of captions: what is asked of each picture.
     #[arg(long, value_name = "TEXT", default_value = QUESTION)]
     question: String,
-    /// Of boxes: draws the first pictures with the true boxes and those that were said.
+    /// Draws pictures of the set with what was said of them and the truth.
     #[arg(long, value_name = "FILE.png")]
     draw: Option<PathBuf>,
 }
@@ -66,7 +66,7 @@ impl Args {
             return Err(Usage(format!("{name} is only of --task vqa, caption, boxes")).into());
         }
         match self.draw {
-            Some(_) => Err(Usage("--draw is only of --task boxes".into()).into()),
+            Some(_) => Err(Usage("--draw is only of --task vqa, caption, boxes".into()).into()),
             None => Ok(()),
         }
     }
@@ -86,9 +86,6 @@ struct Document<'a> {
 /// If the set has nothing of the task, or the predictions do not fit it.
 pub fn run(all: &super::Args, task: Task, device: &Device) -> Result<()> {
     let args = &all.generated;
-    if args.draw.is_some() && task != Task::Boxes {
-        return Err(Usage("--draw is only of --task boxes".into()).into());
-    }
     match (&args.predictions, &all.model) {
         (Some(_), None) | (None, Some(_)) => {}
         _ => {
@@ -128,7 +125,7 @@ pub fn run(all: &super::Args, task: Task, device: &Device) -> Result<()> {
     let expected: Vec<Expected> = samples.iter().map(|sample| Expected::from(*sample)).collect();
     let table = table(task, &said, &expected);
     if let Some(path) = &args.draw {
-        sheet::write(path, &samples, &said)?;
+        sheet::write(path, task, &samples, &said)?;
     }
     if all.json {
         let samples = samples.len();
