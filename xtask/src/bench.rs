@@ -15,14 +15,8 @@ use crate::{build, shell};
 use table::Reading;
 
 /// What the Python programs of benches/ import.
-const PACKAGES: [&str; 6] = [
-    TORCH,
-    "transformers==4.57.6",
-    "numpy",
-    "peft==0.21.2",
-    "bitsandbytes==0.50.2",
-    "accelerate",
-];
+const PACKAGES: [&str; 6] =
+    [TORCH, "transformers==4.57.6", "numpy", "peft==0.21.2", "bitsandbytes==0.50.2", "accelerate"];
 
 /// Measure speed and memory, and the same in PyTorch
 ///

@@ -12,7 +12,7 @@ use clap::{Parser, ValueEnum};
 use serde_json::json;
 use vlm_benches::{memory, simd, time};
 use vlm_encoders::{Encoder, FourBitConfig, TextModel};
-use vlm_nn::ops::cross_entropy;
+use vlm_nn::ops::{Precision, cross_entropy};
 use vlm_nn::params;
 use vlm_peft::{
     AnyMethod, Bottleneck, Form, Ia3, Lora, LoraFa, Names, Prefix, Targets, attach, merge,
@@ -43,6 +43,9 @@ struct Args {
     /// Measured repetitions
     #[arg(long, default_value_t = 4)]
     repeats: usize,
+    /// How exactly matrices are multiplied: highest, high or medium
+    #[arg(long, default_value = "highest")]
+    precision: Precision,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -82,9 +85,10 @@ impl Task {
             Task::LoraFa => (AnyMethod::LoraFa(LoraFa { lora }), all),
             Task::Dora => (AnyMethod::Lora(Lora { dora: true, ..lora }), None),
             Task::Ia3 => (AnyMethod::Ia3(Ia3::default()), None),
-            Task::Parallel => {
-                (AnyMethod::Bottleneck(Bottleneck { form: Form::Parallel, ..Default::default() }), None)
-            }
+            Task::Parallel => (
+                AnyMethod::Bottleneck(Bottleneck { form: Form::Parallel, ..Default::default() }),
+                None,
+            ),
             Task::Prefix => (AnyMethod::Prefix(Prefix::default()), None),
         })
     }
@@ -92,6 +96,7 @@ impl Task {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    let _precision = args.precision.scope();
     let base = memory("VmRSS");
     let device = Device::default();
     let trains = !matches!(args.task, Task::Infer | Task::Merged);

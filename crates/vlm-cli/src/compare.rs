@@ -256,7 +256,11 @@ fn page(args: &Args, rows: &[Row]) -> String {
     };
     let measure = rows.first().map_or("measure", |row| &row.measure).to_owned();
     for (title, label, x) in [
-        ("Trained values", "millions", &(|r: &Row| r.trained_values as f64 / 1e6) as &dyn Fn(&Row) -> f64),
+        (
+            "Trained values",
+            "millions",
+            &(|r: &Row| r.trained_values as f64 / 1e6) as &dyn Fn(&Row) -> f64,
+        ),
         ("Peak memory", "GB", &|r: &Row| r.peak_memory_bytes as f64 / 1e9),
         ("Time of a step", "seconds", &|r: &Row| r.step_seconds),
     ] {

@@ -51,7 +51,11 @@ pub fn run(args: &Args) -> Result<()> {
         if spoke.elapsed() >= Duration::from_secs(1) && done > 0 {
             spoke = Instant::now();
             let left = began.elapsed().as_secs_f64() * (total - done) as f64 / done as f64;
-            output::note(&format!("{} of {}, {left:.0} s left", output::size(done), output::size(total)));
+            output::note(&format!(
+                "{} of {}, {left:.0} s left",
+                output::size(done),
+                output::size(total)
+            ));
         }
     })?;
     let folder = args.dir.display().to_string();
@@ -84,4 +88,3 @@ pub fn run(args: &Args) -> Result<()> {
     }
     Ok(())
 }
-

@@ -208,7 +208,11 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     if args.json {
         return output::json(&rows);
     }
-    let counts = if args.model.is_some() { format!("{:>10} {:>8}  ", "trains", "share") } else { String::new() };
+    let counts = if args.model.is_some() {
+        format!("{:>10} {:>8}  ", "trains", "share")
+    } else {
+        String::new()
+    };
     output::line(&format!("{:<10} {counts}what it is; choose it", "method"))?;
     for row in rows {
         let share = match (row.trained, row.values) {

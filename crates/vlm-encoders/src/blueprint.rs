@@ -9,10 +9,10 @@ use vlm_nn::four_bit::FourBitConfig;
 use vlm_nn::params;
 use vlm_store::{Float, TensorFiles, write_file};
 
-use crate::four_bit::{quantization_config, take_config};
 use crate::checkpoint::{self, Named, Packing};
 use crate::clip::ClipConfig;
 use crate::families::{self, DualSpec, Family, Names, Spec, clip_names, clip_spec};
+use crate::four_bit::{quantization_config, take_config};
 use crate::{Error, image::ImageProcessor};
 
 /// The file of a transformers folder.
@@ -226,12 +226,7 @@ impl<S> Blueprint<S> {
         checkpoint::save_sharded(module, dir, float, max_bytes, &table, &self.carried)
     }
 
-    fn save_config(
-        &self,
-        dir: &Path,
-        float: Float,
-        four_bit: Option<Value>,
-    ) -> Result<(), Error> {
+    fn save_config(&self, dir: &Path, float: Float, four_bit: Option<Value>) -> Result<(), Error> {
         std::fs::create_dir_all(dir)
             .map_err(|source| Error::Io { path: dir.to_owned(), source })?;
         let path = dir.join(self.file);

@@ -51,7 +51,8 @@ impl<'a> FourBitFiles<'a> {
         let mut states = BTreeMap::new();
         for name in files.names() {
             let Some((weight, code)) = name.split_once(STATE) else { continue };
-            let wrong = |reason: String| Error::damaged(files.path(), format!("`{name}`: {reason}"));
+            let wrong =
+                |reason: String| Error::damaged(files.path(), format!("`{name}`: {reason}"));
             if files.shape(name).is_none_or(|shape| shape.iter().product::<usize>() > MOST) {
                 return Err(wrong("is no state of a weight".to_owned()));
             }
@@ -92,9 +93,10 @@ impl<'a> FourBitFiles<'a> {
 
     /// Whether a tensor lies beside a weight of four bits.
     pub(crate) fn is_beside(&self, name: &str) -> bool {
-        let weight = name.split_once(STATE).map(|(weight, _)| weight).or_else(|| {
-            BESIDE.iter().find_map(|end| name.strip_suffix(end))
-        });
+        let weight = name
+            .split_once(STATE)
+            .map(|(weight, _)| weight)
+            .or_else(|| BESIDE.iter().find_map(|end| name.strip_suffix(end)));
         weight.is_some_and(|weight| self.has(weight))
     }
 

@@ -5,10 +5,10 @@ use std::path::Path;
 use burn::tensor::{Device, TensorData};
 use serde_json::{Map, Value};
 use vlm_encoders::checkpoint::{self, Layout, Named, Packing};
+use vlm_encoders::four_bit::{quantization_config, take_config};
 use vlm_encoders::{
     Error as EncoderError, FourBitConfig, Nested, TextSpec, VisionSpec, read_object, write_config,
 };
-use vlm_encoders::four_bit::{quantization_config, take_config};
 use vlm_nn::params;
 use vlm_store::{Float, TensorFiles};
 

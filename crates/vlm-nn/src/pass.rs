@@ -204,7 +204,8 @@ impl<'a> Pass<'a> {
         };
         let (tokens, seen) = (alike(tokens), alike(seen));
         let behind = |rows: &[Vec<usize>], first: usize| -> Vec<Vec<usize>> {
-            let row = |row: &Vec<usize>| (first..ahead).chain(row.iter().map(|p| p + ahead)).collect();
+            let row =
+                |row: &Vec<usize>| (first..ahead).chain(row.iter().map(|p| p + ahead)).collect();
             rows.iter().map(row).collect()
         };
         self.mask = self.mask.take().map(|mask| self.mask_behind(mask, front));

@@ -37,16 +37,21 @@ fn a_packed_map_is_the_map_of_its_values() {
             let known = Tensor::<2>::from_data(known, &Device::flex()).transpose();
             assert_eq!(floats(packed.values()), floats(known.clone()), "{input} {output}");
             for rows in [1, 3, 5, 70] {
-                let x = || Tensor::<2>::from_data(
-                    TensorData::new(noise(rows * input, 9), [rows, input]), &device,
-                ).require_grad();
+                let x = || {
+                    Tensor::<2>::from_data(
+                        TensorData::new(noise(rows * input, 9), [rows, input]),
+                        &device,
+                    )
+                    .require_grad()
+                };
                 let b = || Tensor::<1>::from_floats(&noise(output, 8)[..], &device).require_grad();
                 let (x1, b1, x2, b2) = (x(), b(), x(), b());
                 let y1 = packed.forward(x1.clone(), Some(b1.clone()));
                 let known = Tensor::from_data(known.clone().into_data(), &device);
                 let y2 = ops::linear(x2.clone(), known, Some(b2.clone()));
                 close(&floats(y1.clone()), &floats(y2.clone()), 1e-5);
-                let (g1, g2) = ((y1.clone() * y1).sum().backward(), (y2.clone() * y2).sum().backward());
+                let (g1, g2) =
+                    ((y1.clone() * y1).sum().backward(), (y2.clone() * y2).sum().backward());
                 close(&floats(x1.grad(&g1).unwrap()), &floats(x2.grad(&g2).unwrap()), 1e-5);
                 close(&floats(b1.grad(&g1).unwrap()), &floats(b2.grad(&g2).unwrap()), 1e-5);
                 close(
@@ -72,7 +77,11 @@ fn it_takes_about_four_bits_a_value() {
     };
     assert!((bits(false) - 4.5).abs() < 1e-9);
     // The map of 256 bytes is shared by a weight only.
-    assert!((bits(true) - 4.127 - 8.0 * 1024.0 / values.len() as f64).abs() < 1e-3, "{}", bits(true));
+    assert!(
+        (bits(true) - 4.127 - 8.0 * 1024.0 / values.len() as f64).abs() < 1e-3,
+        "{}",
+        bits(true)
+    );
 }
 
 #[test]
@@ -84,7 +93,9 @@ fn a_model_is_packed_map_by_map_and_says_nearly_the_same() {
     });
     let x = Tensor::<3>::random([2, 6, 64], Distribution::Normal(0.0, 1.0), &device);
     let before = floats(stack.forward(x.clone(), None));
-    let count = |stack: &Stack| params::list(stack).iter().map(|p| p.shape.iter().product::<usize>()).sum::<usize>();
+    let count = |stack: &Stack| {
+        params::list(stack).iter().map(|p| p.shape.iter().product::<usize>()).sum::<usize>()
+    };
     let all_values = count(&stack);
     let place = |stack: &Stack| stack.blocks[0].attention.q.weight.lazy_shape().to_vec();
     assert_eq!(place(&stack), [64, 64]);
@@ -119,6 +130,9 @@ fn a_model_is_packed_map_by_map_and_says_nearly_the_same() {
     assert_eq!(all(&packed).len(), 12);
     let (_, taken) = take(packed);
     assert!(taken.values().all(|Adapters { parts, packed }| parts.is_empty() && packed.is_some()));
-    let Largest::Nested { .. } = taken.values().next().unwrap().packed.as_ref().unwrap().to_host().largest
-    else { panic!("not nested") };
+    let Largest::Nested { .. } =
+        taken.values().next().unwrap().packed.as_ref().unwrap().to_host().largest
+    else {
+        panic!("not nested")
+    };
 }

@@ -232,9 +232,10 @@ impl Merged {
         if let [(part, 1.0)] = &self.parts[..] {
             return change(part, old.clone()).unwrap_or(old);
         }
-        let changes = self.parts.iter().filter_map(|(part, share)| {
-            Some((change(part, old.clone())? - old.clone()) * *share)
-        });
+        let changes = self
+            .parts
+            .iter()
+            .filter_map(|(part, share)| Some((change(part, old.clone())? - old.clone()) * *share));
         changes.fold(old.clone(), |sum, change| sum + change)
     }
 }

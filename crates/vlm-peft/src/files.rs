@@ -297,12 +297,18 @@ fn method_of(fields: &Map<String, Value>) -> Result<AnyMethod, String> {
         "PREFIX_TUNING" => {
             let zero = fields.get("init_weights") == Some(&json!("zero"));
             let start = if zero { PrefixStart::Zero } else { PrefixStart::Random };
-            Ok(AnyMethod::Prefix(Prefix { tokens: number("num_virtual_tokens", 0.0) as usize, start }))
+            Ok(AnyMethod::Prefix(Prefix {
+                tokens: number("num_virtual_tokens", 0.0) as usize,
+                start,
+            }))
         }
         "PROMPT_TUNING" => {
             let random = fields.get("prompt_tuning_init") == Some(&json!("RANDOM"));
             let start = if random { PromptStart::Random } else { PromptStart::Vocabulary };
-            Ok(AnyMethod::Prompt(Prompt { tokens: number("num_virtual_tokens", 0.0) as usize, start }))
+            Ok(AnyMethod::Prompt(Prompt {
+                tokens: number("num_virtual_tokens", 0.0) as usize,
+                start,
+            }))
         }
         other => Err(format!(
             "peft_type is `{other}`; LORA, IA3, PREFIX_TUNING, PROMPT_TUNING and BOTTLENECK are known"

@@ -188,7 +188,9 @@ impl Method for Prompt {
     fn fits(&self, chosen: &[Site], _: &[Site]) -> Result<(), Error> {
         match chosen {
             [_] => Ok(()),
-            _ => Err(Error::Setting("a prompt hangs on one table of tokens; choose one".to_owned())),
+            _ => {
+                Err(Error::Setting("a prompt hangs on one table of tokens; choose one".to_owned()))
+            }
         }
     }
 

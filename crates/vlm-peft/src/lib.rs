@@ -16,6 +16,8 @@
 //! | [`Prefix`] | keys and values in front | where no map may change |
 //! | [`Prompt`] | tokens in front, on the table of tokens | where an adapter is a few kilobytes |
 //!
+//! Models of `burn::nn` layers are adapted by the same calls: `examples/foreign.rs`.
+//!
 //! Burn has a LoRA of its own (`Module::apply_lora`). It is enough where one adapter is to be trained
 //! and merged on weights that fit twice into memory: it builds the changed weight and a gradient of
 //! its size in each step, and knows no files of peft.
@@ -54,9 +56,7 @@ mod target;
 #[cfg(feature = "train")]
 mod task;
 
-pub use attach::{
-    Adapter, attach, attached, detach, merge, merge_weighted, switch, train_only,
-};
+pub use attach::{Adapter, attach, attached, detach, merge, merge_weighted, switch, train_only};
 pub use bottleneck::{Bottleneck, Form, Start};
 pub use error::Error;
 pub use files::{Base, Shape, load, save};

@@ -129,7 +129,8 @@ impl ModuleVisitor for Finder<'_> {
             return;
         }
         let packed = self.packed.get(&path).and_then(|adapters| adapters.packed.as_ref());
-        let shape = packed.map_or_else(|| param.lazy_shape().to_vec(), |packed| packed.dims().to_vec());
+        let shape =
+            packed.map_or_else(|| param.lazy_shape().to_vec(), |packed| packed.dims().to_vec());
         let [input, output] = shape[..] else { return };
         if !self.is_wanted(&path) {
             return;

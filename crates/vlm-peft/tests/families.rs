@@ -157,7 +157,12 @@ fn hold<M: Module>(
         for param in params::list(&adapted) {
             let inside = adapter::is_inside(&param.path);
             let last = param.path.rsplit('.').next().unwrap();
-            assert_eq!(param.trainable, inside && method.get().trains(last), "{case} {}", param.path);
+            assert_eq!(
+                param.trainable,
+                inside && method.get().trains(last),
+                "{case} {}",
+                param.path
+            );
             mine += usize::from(param.trainable);
         }
         assert!(mine > 0, "{case}");

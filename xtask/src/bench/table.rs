@@ -213,7 +213,10 @@ mod tests {
             reading("vlm", "lora-fa", 0, &[1.0], 90.0),
         ];
         let text = methods("flex", &readings);
-        assert!(text.contains("| LoRA, queries and values | 2.00 | 3.00 | 1.50 | 100 | 250 |"), "{text}");
+        assert!(
+            text.contains("| LoRA, queries and values | 2.00 | 3.00 | 1.50 | 100 | 250 |"),
+            "{text}"
+        );
         assert!(text.contains("| LoRA-FA, all maps | 1.00 | – | – | 90 | – |"), "{text}");
         assert_eq!(text.lines().count(), 4, "{text}");
     }

@@ -58,7 +58,8 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
     let trained = match &config.adapter {
         None => run.train(&task, model, task.samples(), &config.optim)?,
         Some(adapter) => {
-            let (model, adapter, base) = adapter.attach_generative(model, &plan, generative, config.seed)?;
+            let (model, adapter, base) =
+                adapter.attach_generative(model, &plan, generative, config.seed)?;
             let mut optim = config.optim.clone();
             optim.lr_scale.extend(adapter.rates(&model));
             let task_of_adapter = Adapted::new(&task, adapter, base, config.seed);

@@ -7,6 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use super::dropped;
+use crate::ops;
 
 /// How strongly a term counts: LoRA's α over the rank that is in use, or over its root (rsLoRA,
 /// Kalajdzievski 2023, arXiv 2312.03732).
@@ -131,7 +132,7 @@ impl LowRank {
         let (a, b) = self.factors();
         let drops = self.dropout > 0.0 && x.is_autodiff();
         let seen = if drops { dropped(x.clone(), self.dropout) } else { x.clone() };
-        let term = |x: Tensor<2>| x.matmul(a.clone()).matmul(b.clone());
+        let term = |x: Tensor<2>| ops::linear(ops::linear(x, a.clone(), None), b.clone(), None);
         let Some(magnitude) = &self.magnitude else {
             return rest(x, bias) + term(seen);
         };

@@ -237,21 +237,21 @@ fn paths<M: Module>(model: &M) -> Vec<String> {
     finder.found
 }
 
+/// The four bits of the weight at a path, of a shape `[in, out]`, if it is to have no more.
+pub type Choice<'a, E> = dyn FnMut(&str, [usize; 2]) -> Result<Option<FourBit>, E> + 'a;
+
 /// Keeps weights in four bits from now on: those that `choose` gives values for, by their paths and
 /// shapes `[in, out]`. Their old values are let go one by one.
 ///
 /// # Errors
 /// The first that `choose` returns.
-pub fn pack<M: Module, E>(
-    model: M,
-    choose: &mut dyn FnMut(&str, [usize; 2]) -> Result<Option<FourBit>, E>,
-) -> Result<M, E> {
-    struct Packer<'a, E> {
-        choose: &'a mut dyn FnMut(&str, [usize; 2]) -> Result<Option<FourBit>, E>,
+pub fn pack<M: Module, E>(model: M, choose: &mut Choice<'_, E>) -> Result<M, E> {
+    struct Packer<'a, 'b, E> {
+        choose: &'a mut Choice<'b, E>,
         failed: &'a mut Option<E>,
         rest: ByPath,
     }
-    impl<E> Reparameterizer for Packer<'_, E> {
+    impl<E> Reparameterizer for Packer<'_, '_, E> {
         type Reparam = Adapters;
         fn reparameterize<const D: usize>(
             &mut self,

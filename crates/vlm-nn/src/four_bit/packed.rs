@@ -34,7 +34,10 @@ impl Packed {
             Tensor::from_data(TensorData::new(words, [count]), (device, DType::I32))
         };
         let floats = |values: &[f32]| {
-            Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (device, DType::F32))
+            Tensor::from_data(
+                TensorData::new(values.to_vec(), [values.len()]),
+                (device, DType::F32),
+            )
         };
         // Whole blocks, so that they can be told apart by their places.
         let blocks = weight.len.div_ceil(weight.block);
@@ -103,6 +106,12 @@ impl Packed {
                 offset,
             },
         };
-        FourBit { code: self.code, block, len, packed: bytes(&self.codes, len.div_ceil(2)), largest }
+        FourBit {
+            code: self.code,
+            block,
+            len,
+            packed: bytes(&self.codes, len.div_ceil(2)),
+            largest,
+        }
     }
 }

@@ -8,7 +8,7 @@
 //! | operation | kept for backward |
 //! |---|---|
 //! | [`linear`] | input if the weight is trained, weight if the input is |
-//! | [`packed_linear`] | the packed weight |
+//! | [`Packed::forward`](crate::four_bit::Packed::forward) | the packed weight |
 //! | [`attention`] | q, k, v, output and one number a row; never the score matrix |
 //! | [`layer_norm`], [`rms_norm`] | input and one or two numbers a row |
 //! | [`activate`] | input |

@@ -76,7 +76,8 @@ pub(crate) fn unpacked<B: Backend>(w: PackedWeight<B>) -> FloatTensor<B> {
             let values = looked_up::<B>(w.nested, w.map, &BYTES, 255);
             let values = B::float_reshape(values, Shape::new([groups, NESTED_BLOCK]));
             let scales = B::float_reshape(w.scales, Shape::new([groups, 1]));
-            let values = B::float_add_scalar(B::float_mul(values, scales), f64::from(offset).into());
+            let values =
+                B::float_add_scalar(B::float_mul(values, scales), f64::from(offset).into());
             first::<B>(B::float_reshape(values, Shape::new([groups * NESTED_BLOCK])), blocks)
         }
     };

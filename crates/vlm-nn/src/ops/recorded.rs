@@ -53,13 +53,13 @@ pub trait Ops: Backend {
         w: FloatTensor<Self>,
         #[extension_type] b: Bias<Self>,
     ) -> FloatTensor<Self>;
-    /// See [`packed_linear`](super::packed_linear); rows `[rows, in]`.
+    /// See [`Packed::forward`](crate::four_bit::Packed::forward); rows `[rows, in]`.
     fn packed_linear_op(
         x: FloatTensor<Self>,
         #[extension_type] w: PackedWeight<Self>,
         #[extension_type] b: Bias<Self>,
     ) -> FloatTensor<Self>;
-    /// See [`unpacked`](super::unpacked).
+    /// See [`Packed::values`](crate::four_bit::Packed::values).
     fn unpacked_op(#[extension_type] w: PackedWeight<Self>) -> FloatTensor<Self>;
     /// See [`layer_norm`](super::layer_norm); rows `[rows, width]`.
     fn layer_norm_op(

@@ -99,12 +99,7 @@ fn boxed(picture: RgbImage, sample: &Conversation, said: &str) -> Result<(RgbIma
 }
 
 /// What was said, below what was asked, and the truth.
-fn texts(
-    sheet: &mut RgbImage,
-    task: Task,
-    sample: &Conversation,
-    said: &str,
-) -> Result<Lines> {
+fn texts(sheet: &mut RgbImage, task: Task, sample: &Conversation, said: &str) -> Result<Lines> {
     let pen = Pen::new(sheet)?;
     let mut lines = Lines::new();
     let mut add = |text: &str, ink| {

@@ -25,8 +25,8 @@ use rayon::prelude::*;
 
 use attention::Keys;
 
-use super::{PackedWeight, composed, packed as composed_packed};
 use super::kernels::{Activation, Heads, Kernels};
+use super::{PackedWeight, composed, packed as composed_packed};
 
 pub(crate) use simd::{simd, sum_map};
 

@@ -109,7 +109,8 @@ impl<'a> Weight<'a> {
 
     /// Ranges of outputs, each a panel.
     fn panels(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (output, step) = (self.output, (PANEL / self.input.max(1)).next_multiple_of(16).max(16));
+        let (output, step) =
+            (self.output, (PANEL / self.input.max(1)).next_multiple_of(16).max(16));
         (0..output).step_by(step).map(move |from| from..(from + step).min(output))
     }
 }
