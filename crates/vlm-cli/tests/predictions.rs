@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{example, fresh, refuses, text, vlm};
+use common::{example, fresh, refuses, text, vlm, works};
 
 /// A set of three questions, a box and a file of predictions.
 fn files(name: &str, predictions: &str) -> (PathBuf, PathBuf) {
@@ -113,4 +113,15 @@ fn what_is_wrong_with_predictions_is_one_line() {
     refuses(&mut bare("vqa"), 2, &["--predictions"]);
     refuses(&mut bare("zero-shot"), 2, &["--model"]);
     refuses(&mut eval("retrieval", &files), 2, &["--predictions"]);
+}
+
+#[test]
+fn what_was_said_is_drawn_below_its_picture() {
+    let files = files("predictions-drawn", SAID);
+    let sheet = files.0.with_file_name("sheet.png");
+    works(eval("vqa", &files).arg("--draw").arg(&sheet));
+    let drawn = image::open(&sheet).unwrap().into_rgb8();
+    // Right answers are written in green.
+    let green = |p: &image::Rgb<u8>| p.0[1] > 100 && p.0[0] < 60 && p.0[2] < 100;
+    assert!(drawn.pixels().any(green), "no right answer on the sheet");
 }
