@@ -20,6 +20,7 @@ mod methods;
 mod output;
 mod panics;
 mod pen;
+mod plan;
 mod quantize;
 mod report;
 mod retrieve;
@@ -62,6 +63,8 @@ enum Command {
     Finetune(finetune::Args),
     /// List the methods of adapting a model: what each is, and when to use it.
     Methods(methods::Args),
+    /// Tell what adapting a model takes in memory, by method, without doing it.
+    Plan(plan::Args),
     /// Adapt a model by several methods under one budget, and compare them in a table.
     Compare(compare::Args),
     /// Let a model's weights take up adapters: it costs nothing from then on, and needs none.
@@ -112,6 +115,7 @@ fn main() -> ExitCode {
             Command::Train(args) => train::run(args, cli.matmul_precision, &device, &opened),
             Command::Finetune(args) => finetune::run(&args, cli.matmul_precision, &device, &opened),
             Command::Methods(args) => methods::run(&args, &opened).map(done),
+            Command::Plan(args) => plan::run(&args, &opened).map(done),
             Command::Compare(args) => {
                 let mut globals = vec!["--device".to_owned(), device.clone()];
                 let precision = cli.matmul_precision.map(serde_json::to_value).transpose()?;

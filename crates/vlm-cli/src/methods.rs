@@ -153,7 +153,10 @@ impl Named {
     }
 
     /// The `[adapter]` that it stands for.
-    fn config(&self) -> Result<AdapterConfig> {
+    ///
+    /// # Errors
+    /// Never, as the tests see to.
+    pub fn config(&self) -> Result<AdapterConfig> {
         let mut table = toml::Table::new();
         for setting in self.settings {
             set(&mut table, setting)?;

@@ -218,6 +218,33 @@ fn methods_are_listed_and_compared() {
 }
 
 #[test]
+fn memory_is_planned() {
+    let plan = |more: &[&str]| {
+        let mut command = vlm();
+        command.arg("plan").arg("--model").arg(model()).args(more);
+        command
+    };
+    let table = works(&mut plan(&["--memory", "45MB"]));
+    let line = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    // A small model needs next to nothing but the process.
+    assert!(line("prefix").ends_with("  fits"), "{table}");
+    assert!(works(&mut plan(&["--memory", "1MB"])).contains("  too much"));
+    let peak = |more: &[&str], method: &str| -> f64 {
+        let rows: serde_json::Value =
+            serde_json::from_str(&works(plan(more).arg("--json"))).unwrap();
+        let row = rows.as_array().unwrap().iter().find(|row| row["method"] == method).unwrap();
+        row["peak_bytes"].as_f64().unwrap()
+    };
+    assert!(peak(&["--batch", "64"], "lora") > peak(&["--batch", "1"], "lora"));
+    assert!(peak(&["--batch", "64"], "dora") > peak(&["--batch", "64"], "lora"));
+    refuses(&mut plan(&["--memory", "8 apples"]), 2, &["`apples` is no unit"]);
+    refuses(&mut plan(&["--answer", "999"]), 2, &["--answer is more than --tokens"]);
+    let mut command = vlm();
+    command.arg("plan").arg("--model").arg(common::model());
+    refuses(&mut command, 1, &["only models that write texts are planned for"]);
+}
+
+#[test]
 fn four_bits_are_written_and_adapted() {
     let dir = fresh("quantize");
     let whole = crates().join("vlm-fusion/tests/golden/four_bit/whole");

@@ -35,6 +35,11 @@ impl Default for Ia3 {
 }
 
 impl Ia3 {
+    /// Whether the inputs of a map are multiplied.
+    pub(crate) fn is_inner(&self, site: &Site) -> bool {
+        self.side(site) == Side::Input
+    }
+
     fn side(&self, site: &Site) -> Side {
         let inner = self.feedforward.fits(site);
         // Among names of last parts only: who asks for more means it.

@@ -44,6 +44,7 @@ mod attach;
 mod bottleneck;
 #[cfg(feature = "train")]
 mod correction;
+mod cost;
 mod error;
 mod files;
 mod front;
@@ -58,6 +59,7 @@ mod task;
 
 pub use attach::{Adapter, attach, attached, detach, merge, merge_weighted, switch, train_only};
 pub use bottleneck::{Bottleneck, Form, Start};
+pub use cost::{Cost, Load, Trained, cost};
 pub use error::Error;
 pub use files::{Base, Shape, load, save};
 pub use front::{Prefix, PrefixStart, Prompt, PromptStart};

@@ -1,0 +1,199 @@
+//! `vlm plan`.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use burn::module::Module;
+use burn::tensor::Device;
+use serde::Serialize;
+use vlm_encoders::Encoder;
+use vlm_nn::params;
+use vlm_peft::{Adapter, Error, Load, Names, Trained, attach, cost};
+
+use crate::adapter::AdapterConfig;
+use crate::folder::{AnyFolder, Change};
+use crate::methods;
+use crate::output::{self, Usage};
+
+/// Arguments of `vlm plan`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The model folder.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// What there is, such as 8GiB, 900MB or 6e9.
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    memory: Option<f64>,
+    /// Rows of a step.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = output::count)]
+    batch: usize,
+    /// Tokens of a row, those of its picture among them.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = output::count)]
+    tokens: usize,
+    /// Tokens of a row that are learned.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    answer: usize,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A number of bytes with its unit.
+fn bytes(text: &str) -> Result<f64, String> {
+    let at = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len();
+    // An exponent is no unit.
+    let (number, unit) = if text.parse::<f64>().is_ok() { (text, "") } else { text.split_at(at) };
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" | "k" => 1e3,
+        "mb" | "m" => 1e6,
+        "gb" | "g" => 1e9,
+        "kib" => 1024.0,
+        "mib" => 1024f64.powi(2),
+        "gib" => 1024f64.powi(3),
+        _ => return Err(format!("`{unit}` is no unit; write 8GiB, 900MB or a number")),
+    };
+    match number.trim().parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number * factor),
+        _ => Err(format!("`{number}` is no number above 0")),
+    }
+}
+
+#[derive(Serialize)]
+struct Row {
+    method: &'static str,
+    trained_values: usize,
+    weights_bytes: f64,
+    learned_bytes: f64,
+    kept_bytes: f64,
+    peak_bytes: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fits: Option<bool>,
+}
+
+/// Tells what training with each method takes.
+///
+/// # Errors
+/// If the model cannot be read, or is none of those that are planned for.
+pub fn run(args: &Args, device: &Device) -> Result<()> {
+    if args.answer > args.tokens {
+        return Err(Usage("--answer is more than --tokens".into()).into());
+    }
+    let mut folder = AnyFolder::open(&args.model, None, &device.clone().autodiff())?;
+    let text = match &folder {
+        AnyFolder::Generative(folder) => &folder.plan.spec.text,
+        AnyFolder::Encoder(Encoder::Text(folder)) => &folder.plan.spec,
+        AnyFolder::Encoder(_) => bail!(
+            "{}: only models that write texts are planned for; this is an encoder of pictures",
+            args.model.display()
+        ),
+    };
+    let loads = vec![Load {
+        stack: "text.stack.blocks.".to_owned(),
+        blocks: text.blocks.clone(),
+        tokens: args.batch * args.tokens,
+    }];
+    let logits = [args.batch * args.answer, text.vocabulary];
+    let mut rows = Vec::new();
+    for name in std::iter::once("full").chain(methods::ALL.iter().map(|method| method.name)) {
+        let config = match name {
+            "full" => None,
+            name => Some(methods::find(name)?.config()?),
+        };
+        let mut planning = Planning { config, loads: &loads, logits, cost: None };
+        folder.change(&mut planning)?;
+        let Some((trained_values, cost)) = planning.cost else { continue };
+        rows.push(Row {
+            method: name,
+            trained_values,
+            weights_bytes: cost.weights,
+            learned_bytes: cost.learned,
+            kept_bytes: cost.kept,
+            peak_bytes: cost.peak,
+            fits: args.memory.map(|memory| cost.peak <= memory),
+        });
+    }
+    if args.json {
+        return output::json(&rows);
+    }
+    output::line(&format!(
+        "{:<10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "method", "trains", "weights", "learned", "kept", "peak"
+    ))?;
+    for row in rows {
+        let size = |bytes: f64| output::size(bytes as u64);
+        let fits = match row.fits {
+            Some(true) => "  fits",
+            Some(false) => "  too much",
+            None => "",
+        };
+        output::line(&format!(
+            "{:<10} {:>10} {:>10} {:>10} {:>10} {:>10}{fits}",
+            row.method,
+            row.trained_values,
+            size(row.weights_bytes),
+            size(row.learned_bytes),
+            size(row.kept_bytes),
+            size(row.peak_bytes)
+        ))?;
+    }
+    Ok(())
+}
+
+/// Tells what one method takes.
+struct Planning<'a> {
+    config: Option<AdapterConfig>,
+    loads: &'a [Load],
+    logits: [usize; 2],
+    cost: Option<(usize, vlm_peft::Cost)>,
+}
+
+impl Change for Planning<'_> {
+    fn change<M: Module>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
+        let values = |chosen: &dyn Fn(&params::ParamInfo) -> bool, model: &M| -> usize {
+            let all = params::list(model).into_iter().filter(|param| chosen(param));
+            all.map(|param| param.shape.iter().product::<usize>()).sum()
+        };
+        // The image tower is left as it is.
+        let locked = |path: &str| path.starts_with("vision.");
+        let all = values(&|_| true, &model);
+        let Some(AdapterConfig { method, targets, four_bit, .. }) = &self.config else {
+            let trained = values(&|param| !locked(&param.path), &model);
+            let weights = 4.0 * all as f64;
+            let cost = cost(weights, trained, self.loads, Trained::Full, self.logits);
+            self.cost = Some((trained, cost));
+            return Ok(model);
+        };
+        let names = |path: &str, rank: usize| names(path, rank).filter(|_| !locked(path));
+        let adapted = match attach(model.clone(), "planned", method, targets.as_ref(), &names, 0) {
+            Ok(adapted) => adapted,
+            Err(Error::NoTarget { .. } | Error::Setting(_)) => return Ok(model),
+            Err(error) => return Err(error),
+        };
+        let (adapted, Adapter { sites, .. }): (M, Adapter) = adapted;
+        let trained = values(&|param| param.trainable, &adapted);
+        let in_blocks = |param: &params::ParamInfo| {
+            param.path.starts_with("text.stack.")
+                && param.path.ends_with(".weight")
+                && param.shape.len() == 2
+        };
+        let packed = if four_bit.is_some() { values(&in_blocks, &model) } else { 0 };
+        let weights = 4.0 * (all - packed) as f64 + 4.127 / 8.0 * packed as f64;
+        let how = Trained::Adapter(method, &sites);
+        self.cost = Some((trained, cost(weights, trained, self.loads, how, self.logits)));
+        Ok(model)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_has_a_unit() {
+        assert_eq!(bytes("8GiB"), Ok(8.0 * 1024f64.powi(3)));
+        assert_eq!(bytes("900MB"), Ok(9e8));
+        assert_eq!(bytes("6e9"), Ok(6e9));
+        assert!(bytes("8 apples").is_err() && bytes("-1").is_err() && bytes("GiB").is_err());
+    }
+}
