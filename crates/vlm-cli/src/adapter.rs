@@ -84,10 +84,7 @@ impl AdapterConfig {
         from: Option<&Path>,
         seed: u64,
     ) -> Result<(M, Adapter, Base)> {
-        let names = |path: &str, rank: usize| {
-            let named = plan.named(path.strip_prefix(inside)?, rank);
-            named.part.is_none().then_some(named.name)
-        };
+        let names = |path: &str, rank: usize| plan.in_memory(path.strip_prefix(inside)?, rank);
         let (model, adapter) =
             attach(model, NAME, &self.method, self.targets.as_ref(), &names, seed)?;
         Ok((model, adapter, self.base(from, &plan.spec.text, "FEATURE_EXTRACTION")))
@@ -169,10 +166,7 @@ pub fn open_packed(
 /// If the adapter cannot be read, or is for another model.
 pub fn wear_text(folder: &mut TextFolder, dir: &Path, device: &Device) -> Result<()> {
     let plan = &folder.plan;
-    let names = |path: &str, rank: usize| {
-        let named = plan.named(path, rank);
-        named.part.is_none().then_some(named.name)
-    };
+    let names = |path: &str, rank: usize| plan.in_memory(path, rank);
     folder.model = worn(folder.model.clone(), dir, &names, device)?;
     Ok(())
 }
@@ -184,10 +178,7 @@ pub fn wear_text(folder: &mut TextFolder, dir: &Path, device: &Device) -> Result
 pub fn open_dual(dir: &Path, adapter: &Path, device: &Device) -> Result<Dual> {
     let mut folder = DualFolder::open(dir, device)?;
     let plan = &folder.plan;
-    let names = |path: &str, rank: usize| {
-        let named = plan.named(path, rank);
-        named.part.is_none().then_some(named.name)
-    };
+    let names = |path: &str, rank: usize| plan.in_memory(path, rank);
     folder.model = worn(folder.model.clone(), adapter, &names, device)?;
     Ok(Dual::One(folder))
 }

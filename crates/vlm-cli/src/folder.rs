@@ -61,23 +61,16 @@ impl AnyFolder {
     /// # Errors
     /// As the change.
     pub fn change(&mut self, change: &mut impl Change) -> Result<(), Error> {
-        /// The name of a parameter that is alone in its tensor.
+        // The plans are of different types with one face.
         macro_rules! changed {
             ($folder:expr) => {{
                 let plan = &$folder.plan;
-                let names = |path: &str, rank: usize| {
-                    let named = plan.named(path, rank);
-                    named.part.is_none().then_some(named.name)
-                };
+                let names = |path: &str, rank: usize| plan.in_memory(path, rank);
                 $folder.model = change.change($folder.model.clone(), &names)?;
             }};
         }
         match self {
-            AnyFolder::Generative(folder) => {
-                let plan = &folder.plan;
-                let names = |path: &str, rank: usize| plan.in_memory(path, rank);
-                folder.model = change.change(folder.model.clone(), &names)?;
-            }
+            AnyFolder::Generative(folder) => changed!(folder),
             AnyFolder::Encoder(Encoder::Dual(folder)) => changed!(folder),
             AnyFolder::Encoder(Encoder::Text(folder)) => changed!(folder),
             AnyFolder::Encoder(Encoder::Vision(folder)) => changed!(folder),

@@ -6,8 +6,8 @@ use anyhow::Result;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::Serialize;
-use vlm_nn::params;
-use vlm_peft::{Error, Names, attach};
+use vlm_nn::params::{self, ParamInfo};
+use vlm_peft::{Adapter, Error, Names, attach};
 
 use crate::adapter::AdapterConfig;
 use crate::config::set;
@@ -197,12 +197,13 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     let open = |dir: &PathBuf| AnyFolder::open(dir, None, &device);
     let mut folder = args.model.as_ref().map(open).transpose()?;
     let mut rows = Vec::new();
-    for Named { name, what, choose, .. } in &ALL {
+    for method in &ALL {
+        let Named { name, what, choose, .. } = method;
         let mut row = Row { name, what, choose, trained: None, values: None };
         if let Some(folder) = &mut folder {
             // As `vlm finetune` does, the image tower of a model that speaks is left as it is.
             let locked = matches!(folder, AnyFolder::Generative(_)).then_some("vision.");
-            let mut counting = Counting { config: find(name)?.config()?, locked, counted: None };
+            let mut counting = Counting { config: method.config()?, locked, counted: None };
             folder.change(&mut counting)?;
             (row.trained, row.values) = counting.counted.unzip();
         }
@@ -240,23 +241,39 @@ struct Counting {
 
 impl Change for Counting {
     fn change<M: Module>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
-        let AdapterConfig { method, targets, .. } = &self.config;
-        let locked = |path: &str| self.locked.is_some_and(|start| path.starts_with(start));
-        let names = |path: &str, rank: usize| names(path, rank).filter(|_| !locked(path));
-        let adapted = match attach(model.clone(), "counted", method, targets.as_ref(), &names, 0) {
-            Ok((adapted, _)) => adapted,
-            // A model without texts has no place for rows in front of them.
-            Err(Error::NoTarget { .. } | Error::Setting(_)) => return Ok(model),
-            Err(error) => return Err(error),
-        };
-        let count = |chosen: &dyn Fn(&params::ParamInfo) -> bool, of: &[params::ParamInfo]| {
-            let sizes = of.iter().filter(|param| chosen(param)).map(|param| &param.shape);
-            sizes.map(|shape| shape.iter().product::<usize>()).sum()
-        };
-        let trained = count(&|param| param.trainable, &params::list(&adapted));
-        self.counted = Some((trained, count(&|_| true, &params::list(&model))));
+        if let Some((adapted, _)) = tried(&self.config, &model, names, self.locked)? {
+            let trained = values(&adapted, &|param| param.trainable);
+            self.counted = Some((trained, values(&model, &|_| true)));
+        }
         Ok(model)
     }
+}
+
+/// A model with an adapter on it, but not where paths begin with what is locked; `None` if the model has
+/// no place for it, as one without texts has none for rows in front of them.
+///
+/// # Errors
+/// As [`attach`].
+pub fn tried<M: Module>(
+    config: &AdapterConfig,
+    model: &M,
+    names: &Names<'_>,
+    locked: Option<&str>,
+) -> Result<Option<(M, Adapter)>, Error> {
+    let AdapterConfig { method, targets, .. } = config;
+    let locked = |path: &str| locked.is_some_and(|start| path.starts_with(start));
+    let names = |path: &str, rank: usize| names(path, rank).filter(|_| !locked(path));
+    match attach(model.clone(), "tried", method, targets.as_ref(), &names, 0) {
+        Ok(both) => Ok(Some(both)),
+        Err(Error::NoTarget { .. } | Error::Setting(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// How many values the chosen parameters have.
+pub fn values<M: Module>(model: &M, chosen: &dyn Fn(&ParamInfo) -> bool) -> usize {
+    let all = params::list(model).into_iter().filter(|param| chosen(param));
+    all.map(|param| param.shape.iter().product::<usize>()).sum()
 }
 
 #[cfg(test)]

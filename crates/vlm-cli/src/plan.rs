@@ -7,12 +7,12 @@ use burn::module::Module;
 use burn::tensor::Device;
 use serde::Serialize;
 use vlm_encoders::Encoder;
-use vlm_nn::params;
-use vlm_peft::{Adapter, Error, Load, Names, Trained, attach, cost};
+use vlm_nn::params::ParamInfo;
+use vlm_peft::{Error, Load, Names, Trained, cost};
 
 use crate::adapter::AdapterConfig;
 use crate::folder::{AnyFolder, Change};
-use crate::methods;
+use crate::methods::{self, tried, values};
 use crate::output::{self, Usage};
 
 /// Arguments of `vlm plan`.
@@ -95,16 +95,13 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     }];
     let logits = [args.batch * args.answer, text.vocabulary];
     let mut rows = Vec::new();
-    for name in std::iter::once("full").chain(methods::ALL.iter().map(|method| method.name)) {
-        let config = match name {
-            "full" => None,
-            name => Some(methods::find(name)?.config()?),
-        };
+    for method in std::iter::once(None).chain(methods::ALL.iter().map(Some)) {
+        let config = method.map(methods::Named::config).transpose()?;
         let mut planning = Planning { config, loads: &loads, logits, cost: None };
         folder.change(&mut planning)?;
         let Some((trained_values, cost)) = planning.cost else { continue };
         rows.push(Row {
-            method: name,
+            method: method.map_or("full", |method| method.name),
             trained_values,
             weights_bytes: cost.weights,
             learned_bytes: cost.learned,
@@ -150,36 +147,28 @@ struct Planning<'a> {
 
 impl Change for Planning<'_> {
     fn change<M: Module>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
-        let values = |chosen: &dyn Fn(&params::ParamInfo) -> bool, model: &M| -> usize {
-            let all = params::list(model).into_iter().filter(|param| chosen(param));
-            all.map(|param| param.shape.iter().product::<usize>()).sum()
-        };
         // The image tower is left as it is.
-        let locked = |path: &str| path.starts_with("vision.");
-        let all = values(&|_| true, &model);
-        let Some(AdapterConfig { method, targets, four_bit, .. }) = &self.config else {
-            let trained = values(&|param| !locked(&param.path), &model);
+        const LOCKED: &str = "vision.";
+        let all = values(&model, &|_| true);
+        let Some(config) = &self.config else {
+            let trained = values(&model, &|param| !param.path.starts_with(LOCKED));
             let weights = 4.0 * all as f64;
             let cost = cost(weights, trained, self.loads, Trained::Full, self.logits);
             self.cost = Some((trained, cost));
             return Ok(model);
         };
-        let names = |path: &str, rank: usize| names(path, rank).filter(|_| !locked(path));
-        let adapted = match attach(model.clone(), "planned", method, targets.as_ref(), &names, 0) {
-            Ok(adapted) => adapted,
-            Err(Error::NoTarget { .. } | Error::Setting(_)) => return Ok(model),
-            Err(error) => return Err(error),
+        let Some((adapted, adapter)) = tried(config, &model, names, Some(LOCKED))? else {
+            return Ok(model);
         };
-        let (adapted, Adapter { sites, .. }): (M, Adapter) = adapted;
-        let trained = values(&|param| param.trainable, &adapted);
-        let in_blocks = |param: &params::ParamInfo| {
+        let trained = values(&adapted, &|param| param.trainable);
+        let in_blocks = |param: &ParamInfo| {
             param.path.starts_with("text.stack.")
                 && param.path.ends_with(".weight")
                 && param.shape.len() == 2
         };
-        let packed = if four_bit.is_some() { values(&in_blocks, &model) } else { 0 };
+        let packed = if config.four_bit.is_some() { values(&model, &in_blocks) } else { 0 };
         let weights = 4.0 * (all - packed) as f64 + 4.127 / 8.0 * packed as f64;
-        let how = Trained::Adapter(method, &sites);
+        let how = Trained::Adapter(&config.method, &adapter.sites);
         self.cost = Some((trained, cost(weights, trained, self.loads, how, self.logits)));
         Ok(model)
     }

@@ -152,6 +152,13 @@ impl<S> Blueprint<S> {
         self.names.named(path, rank)
     }
 
+    /// What the reference calls the parameter at `path` in memory, which is how adapters name it; `None`
+    /// where several lie in one tensor.
+    pub fn in_memory(&self, path: &str, rank: usize) -> Option<String> {
+        let named = self.named(path, rank);
+        named.part.is_none().then_some(named.name)
+    }
+
     /// Loads a blank module.
     ///
     /// # Errors

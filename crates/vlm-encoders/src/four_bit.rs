@@ -10,14 +10,12 @@ use burn::module::Module;
 use burn::tensor::TensorData;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use vlm_nn::four_bit::{Code, FourBit, FourBitConfig, Largest};
+use vlm_nn::four_bit::{Code, FourBit, FourBitConfig, Largest, NESTED_BLOCK};
 use vlm_nn::{adapter, params};
 use vlm_store::{Error, Float, TensorFiles};
 
 use crate::checkpoint::Table;
 
-/// Blocks whose largest values share a scale.
-const NESTED_BLOCK: usize = 256;
 /// What stands between a weight's name and the code in the name of its state.
 const STATE: &str = ".quant_state.bitsandbytes__";
 /// The ends of the names of what lies beside a weight.

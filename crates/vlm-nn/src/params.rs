@@ -114,7 +114,16 @@ fn is_trainable<const D: usize>(param: &Param<Tensor<D>>) -> bool {
 
 /// Calls `f(path, values)` for every float parameter, one tensor at a time.
 pub fn read<M: Module>(module: &M, f: &mut dyn FnMut(&str, TensorData)) {
-    struct Reader<'a>(PathStack, &'a mut dyn FnMut(&str, TensorData));
+    read_chosen(module, &|_| true, f);
+}
+
+/// The same for those alone that are chosen by their paths; no other is copied.
+pub fn read_chosen<M: Module>(
+    module: &M,
+    choose: &dyn Fn(&str) -> bool,
+    f: &mut dyn FnMut(&str, TensorData),
+) {
+    struct Reader<'a>(PathStack, &'a dyn Fn(&str) -> bool, &'a mut dyn FnMut(&str, TensorData));
     impl ModuleVisitor for Reader<'_> {
         fn enter_module(&mut self, name: &str, _: &str) {
             self.0.push(name);
@@ -123,10 +132,13 @@ pub fn read<M: Module>(module: &M, f: &mut dyn FnMut(&str, TensorData)) {
             self.0.pop();
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            (self.1)(&self.0.path(), param.val().into_data());
+            let path = self.0.path();
+            if (self.1)(&path) {
+                (self.2)(&path, param.val().into_data());
+            }
         }
     }
-    module.visit(&mut Reader(PathStack::default(), f));
+    module.visit(&mut Reader(PathStack::default(), choose, f));
 }
 
 /// The values of the parameter at `path`.

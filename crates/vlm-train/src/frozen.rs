@@ -16,10 +16,7 @@ pub fn trained<M: Module>(model: &M) -> BTreeSet<String> {
 pub fn fingerprint<M: Module>(model: &M) -> u64 {
     let trained = trained(model);
     let mut print = Print(0x9E37_79B9_7F4A_7C15);
-    params::read(model, &mut |path, data| {
-        if trained.contains(path) {
-            return;
-        }
+    params::read_chosen(model, &|path| !trained.contains(path), &mut |path, data| {
         print.add(path.bytes().map(u64::from));
         match data.as_slice::<f32>() {
             Ok(values) => print.add(values.iter().map(|x| u64::from(x.to_bits()))),

@@ -370,10 +370,8 @@ impl Trainer<'_> {
             return Err(self.bad_weights(&state.at, &path));
         }
         let (mut weights, trained) = (Vec::new(), frozen::trained(&state.model));
-        params::read(&state.model, &mut |path, data: TensorData| {
-            if trained.contains(path) {
-                weights.push((path.to_owned(), data));
-            }
+        params::read_chosen(&state.model, &|path| trained.contains(path), &mut |path, data| {
+            weights.push((path.to_owned(), data));
         });
         let average = state.average.as_ref().map(Average::state).unwrap_or_default();
         let parts = [weights, state.rule.state(), average];

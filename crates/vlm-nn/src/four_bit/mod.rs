@@ -73,8 +73,8 @@ impl FourBitConfig {
     }
 }
 
-/// Largest values of a block that are quantised together.
-const NESTED_BLOCK: usize = 256;
+/// Largest values of blocks that are quantised together.
+pub const NESTED_BLOCK: usize = 256;
 
 impl Code {
     /// All values, by code.

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::{Code, FourBit, FourBitConfig, Largest};
+use super::{Code, FourBit, FourBitConfig, Largest, NESTED_BLOCK};
 use crate::ops::{self, PackedShape};
 
 /// A weight `[in, out]` of which only the four bits are kept. It is unpacked piece by piece where it is
@@ -45,7 +45,7 @@ impl Packed {
         let (scales, nested, map, offset) = match &weight.largest {
             Largest::Plain(values) => (floats(values), ints(&[], 4), floats(&[0.0]), None),
             Largest::Nested { codes, scales, map, offset } => {
-                let whole = scales.len() * ops::NESTED_BLOCK;
+                let whole = scales.len() * NESTED_BLOCK;
                 (floats(scales), ints(codes, whole), floats(map), Some(*offset))
             }
         };

@@ -27,7 +27,6 @@ mod recorded;
 
 pub use kernels::{Activation, Kernels};
 pub use optimizer::{AdamWStep, adamw_step, average, square_sum};
-pub(crate) use packed::NESTED_BLOCK;
 pub use packed::{PackedShape, PackedWeight};
 pub use precision::{Precision, PrecisionScope};
 pub use recorded::{Bias, Mask, Ops};

@@ -5,6 +5,7 @@ use burn::backend::{Backend, ExtensionType};
 use burn::tensor::{IntDType, Shape, Slice};
 
 use super::composed;
+use crate::four_bit::NESTED_BLOCK;
 
 /// A weight of four bits: see [`Packed`](crate::four_bit::Packed). Bytes stand four to an integer of 32
 /// bits, which every backend knows.
@@ -36,9 +37,6 @@ pub struct PackedShape {
     /// Whether the largest values of the blocks are nested, and what is added to them then.
     pub offset: Option<f32>,
 }
-
-/// Largest values of blocks that share a scale.
-pub(crate) const NESTED_BLOCK: usize = 256;
 
 /// The nibbles of an integer in the order of the values.
 const NIBBLES: [usize; 8] = [4, 0, 12, 8, 20, 16, 28, 24];

@@ -38,6 +38,15 @@ pub enum Bias<B: Backend> {
     Added(FloatTensor<B>),
 }
 
+impl<B: Backend> Bias<B> {
+    fn into_option(self) -> Option<FloatTensor<B>> {
+        match self {
+            Bias::Absent => None,
+            Bias::Added(bias) => Some(bias),
+        }
+    }
+}
+
 /// The operations of this crate on a backend's own tensors; call the functions of
 /// [`ops`](super) instead.
 #[backend_extension(
@@ -109,22 +118,14 @@ macro_rules! plain {
                 w: FloatTensor<Self>,
                 b: Bias<Self>,
             ) -> FloatTensor<Self> {
-                let bias = match b {
-                    Bias::Absent => None,
-                    Bias::Added(b) => Some(b),
-                };
-                Self::linear_forward(x, w, bias)
+                Self::linear_forward(x, w, b.into_option())
             }
             fn packed_linear_op(
                 x: FloatTensor<Self>,
                 w: PackedWeight<Self>,
                 b: Bias<Self>,
             ) -> FloatTensor<Self> {
-                let bias = match b {
-                    Bias::Absent => None,
-                    Bias::Added(b) => Some(b),
-                };
-                Self::packed_forward(x, w, bias)
+                Self::packed_forward(x, w, b.into_option())
             }
             fn unpacked_op(w: PackedWeight<Self>) -> FloatTensor<Self> {
                 Self::unpacked(w)

@@ -11,7 +11,8 @@ use rayon::prelude::*;
 use super::product::{View, product};
 use super::simd::sum_map;
 use super::{dims2, few, filled};
-use crate::ops::packed::{NESTED_BLOCK, PackedWeight};
+use crate::four_bit::NESTED_BLOCK;
+use crate::ops::PackedWeight;
 
 /// Values of a panel: large enough for the product to be fast, small enough for the cache.
 const PANEL: usize = 1 << 18;
