@@ -12,7 +12,7 @@ use clap::{Parser, ValueEnum};
 use serde_json::json;
 use vlm_benches::{memory, simd, time};
 use vlm_encoders::{Encoder, FourBitConfig, TextModel};
-use vlm_nn::ops::{Precision, cross_entropy};
+use vlm_nn::ops::{Precision, class_cross_entropy};
 use vlm_nn::params;
 use vlm_peft::{
     AnyMethod, Bottleneck, Form, Ia3, Lora, LoraFa, Names, Prefix, Targets, attach, merge,
@@ -159,12 +159,6 @@ fn loss(model: &TextModel, ids: Tensor<2, Int>, answer: usize) -> Tensor<1> {
     let ([batch, tokens], vocabulary) = (ids.dims(), model.text.vocabulary());
     let states = model.text.states(ids.clone(), None, None, false).last;
     let logits = model.text.logits(states.narrow(1, tokens - answer - 1, answer));
-    let wanted = ids.narrow(1, tokens - answer, answer).into_data();
-    let mut targets = vec![0f32; batch * answer * vocabulary];
-    for (row, id) in wanted.iter::<i64>().enumerate() {
-        targets[row * vocabulary + id as usize] = 1.0;
-    }
-    let shape = [batch * answer, vocabulary];
-    let targets = Tensor::<2>::from_data(TensorData::new(targets, shape), &logits.device());
-    cross_entropy(logits.reshape(shape), targets).mean()
+    let wanted = ids.narrow(1, tokens - answer, answer).reshape([batch * answer]);
+    class_cross_entropy(logits.reshape([batch * answer, vocabulary]), wanted).mean()
 }

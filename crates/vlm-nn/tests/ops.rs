@@ -1,7 +1,7 @@
 //! Each operation against its plain composition and against finite differences, on every
 //! backend that is built in.
 
-use burn::tensor::{Device, Distribution, Tensor, TensorData, activation};
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData, activation};
 use vlm_nn::ops::{self, Activation, AttentionShape, MASKED};
 
 fn devices() -> Vec<Device> {
@@ -385,6 +385,37 @@ fn cross_entropy() {
     };
     for shape in [[3, 5], [40, 130]] {
         check("cross_entropy", &[shape], &fast, &plain);
+    }
+}
+
+#[test]
+fn cross_entropy_of_classes() {
+    let classes = |x: &Tensor<2>| {
+        let [n, c] = x.dims();
+        let classes: Vec<i64> = (0..n).map(|r| ((r * 5 + 2) % c) as i64).collect();
+        Tensor::<1, Int>::from_data(TensorData::new(classes, [n]), &x.device())
+    };
+    let fast = move |x: &[Tensor<2>]| ops::class_cross_entropy(x[0].clone() * 4.0, classes(&x[0]));
+    let plain = move |x: &[Tensor<2>]| {
+        let [n, _] = x[0].dims();
+        let log = activation::log_softmax(x[0].clone() * 4.0, 1);
+        -log.gather(1, classes(&x[0]).reshape([n, 1])).squeeze_dim::<1>(1)
+    };
+    for shape in [[3, 5], [40, 130]] {
+        check("class_cross_entropy", &[shape], &fast, &plain);
+    }
+}
+
+#[test]
+fn the_logits_outlive_their_gradient() {
+    for device in devices() {
+        let device = device.autodiff();
+        let x = input([4, 9], 3, &device).require_grad();
+        let logits = x.clone() * 2.0;
+        let classes = Tensor::<1, Int>::from_data([0, 8, 3, 3], &device);
+        let before = host(logits.clone());
+        let _ = ops::class_cross_entropy(logits.clone(), classes).sum().backward();
+        assert_eq!(host(logits), before);
     }
 }
 

@@ -127,8 +127,8 @@ pub fn cost(
     how: Trained<'_>,
     [answers, vocabulary]: [usize; 2],
 ) -> Cost {
-    // The logits, what they should be, and their gradient, of which two are there at one time.
-    let logits = 2.0 * VALUE * (answers * vocabulary) as f64;
+    // The logits, whose place their gradient takes.
+    let logits = VALUE * (answers * vocabulary) as f64;
     let kept = logits + loads.iter().map(|load| load.kept(how)).sum::<f64>();
     let gradients = VALUE * trained as f64;
     let own = match how {

@@ -1,7 +1,7 @@
 //! What the model foretells of rows.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use vlm_nn::ops::cross_entropy;
+use vlm_nn::ops::class_cross_entropy;
 use vlm_nn::{Between, Pass};
 
 use super::pack::{Row, mask};
@@ -104,12 +104,8 @@ pub fn answers(rows: &[Row]) -> Vec<i64> {
 
 /// The loss of each foretold token, `[answers]`, in nats.
 pub fn losses(logits: Tensor<2>, answers: &[i64], device: &Device) -> Tensor<1> {
-    let [rows, classes] = logits.dims();
-    let mut targets = vec![0f32; rows * classes];
-    for (row, id) in answers.iter().enumerate() {
-        targets[row * classes + *id as usize] = 1.0;
-    }
-    cross_entropy(logits, Tensor::from_data(TensorData::new(targets, [rows, classes]), device))
+    let classes = TensorData::new(answers.to_vec(), [answers.len()]);
+    class_cross_entropy(logits, Tensor::from_data(classes, device))
 }
 
 fn filled<T: Copy>(list: &[T], with: T, length: usize) -> impl Iterator<Item = T> + '_ {

@@ -2,8 +2,9 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{Shape, Slice};
+use burn::tensor::{IndexingUpdateOp, Shape, Slice};
 
+use super::Targets;
 use super::kernels::{Activation, Heads};
 
 type F<B> = FloatTensor<B>;
@@ -302,24 +303,36 @@ pub fn attention_backward<B: Backend>(
     [join::<B>(dq), join::<B>(unrepeat::<B>(dk, times)), join::<B>(unrepeat::<B>(dv, times))]
 }
 
-pub fn cross_entropy_forward<B: Backend>(logits: F<B>, targets: F<B>) -> [F<B>; 2] {
+pub fn cross_entropy_forward<B: Backend>(logits: F<B>, targets: Targets<B>) -> [F<B>; 2] {
     let rows = logits.shape()[0];
     let max = B::float_max_dim(logits.clone(), 1);
     let exp = B::float_exp(B::float_sub(logits.clone(), max.clone()));
     let lse = B::float_add(max, B::float_log(B::float_sum_dim(exp, 1)));
-    let hit = B::float_sum_dim(B::float_mul(logits, targets), 1);
+    let hit = match targets {
+        Targets::Shares(shares) => B::float_sum_dim(B::float_mul(logits, shares), 1),
+        Targets::Classes(classes) => {
+            B::float_gather(1, logits, B::int_reshape(classes, Shape::new([rows, 1])))
+        }
+    };
     let loss = B::float_sub(lse.clone(), hit);
     [B::float_reshape(loss, Shape::new([rows])), lse]
 }
 
 pub fn cross_entropy_backward<B: Backend>(
     logits: F<B>,
-    targets: F<B>,
+    targets: Targets<B>,
     lse: F<B>,
     grad: F<B>,
 ) -> F<B> {
     let rows = logits.shape()[0];
     let p = B::float_exp(B::float_sub(logits, lse));
     let grad = B::float_reshape(grad, Shape::new([rows, 1]));
-    B::float_mul(B::float_sub(p, targets), grad)
+    match targets {
+        Targets::Shares(shares) => B::float_mul(B::float_sub(p, shares), grad),
+        Targets::Classes(classes) => {
+            let classes = B::int_reshape(classes, Shape::new([rows, 1]));
+            let p = B::float_mul(p, grad.clone());
+            B::float_scatter(1, p, classes, B::float_neg(grad), IndexingUpdateOp::Add)
+        }
+    }
 }

@@ -4,7 +4,7 @@ use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
 use serde::{Deserialize, Serialize};
 
-use super::{PackedWeight, composed, packed};
+use super::{PackedWeight, Targets, composed, packed};
 
 /// Elementwise activations of the transformer families, under Hugging Face's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,14 +181,14 @@ pub trait Kernels: Backend {
     /// Returns the loss of each row `[rows]` and its log-sum-exp `[rows, 1]`.
     fn cross_entropy_forward(
         logits: FloatTensor<Self>,
-        targets: FloatTensor<Self>,
+        targets: Targets<Self>,
     ) -> [FloatTensor<Self>; 2] {
         composed::cross_entropy_forward::<Self>(logits, targets)
     }
     /// The gradient of the logits.
     fn cross_entropy_backward(
         logits: FloatTensor<Self>,
-        targets: FloatTensor<Self>,
+        targets: Targets<Self>,
         lse: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {

@@ -14,7 +14,7 @@
 //! | [`activate`] | input |
 //! | [`gated`] | both inputs |
 //! | [`rotate`] | cosine and sine |
-//! | [`cross_entropy`] | logits and one number a row |
+//! | [`cross_entropy`], [`class_cross_entropy`] | logits and one number a row |
 
 mod composed;
 #[cfg(feature = "flex")]
@@ -29,7 +29,7 @@ pub use kernels::{Activation, Kernels};
 pub use optimizer::{AdamWStep, adamw_step, average, square_sum};
 pub use packed::{PackedShape, PackedWeight};
 pub use precision::{Precision, PrecisionScope};
-pub use recorded::{Bias, Mask, Ops};
+pub use recorded::{Bias, Mask, Ops, Targets};
 
 use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor};
@@ -245,10 +245,17 @@ pub const MASKED: f32 = -1e9;
 /// Returns the loss of each row, `[rows]`, in nats.
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
     assert_eq!(logits.dims(), targets.dims(), "cross_entropy: logits and targets differ in shape");
-    Tensor::from_dispatch(<Dispatch as Ops>::cross_entropy_op(
-        logits.into_dispatch(),
-        targets.into_dispatch(),
-    ))
+    let targets = Targets::Shares(targets.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as Ops>::cross_entropy_op(logits.into_dispatch(), targets))
+}
+
+/// The same against one class for each row, `classes: [rows]`. Nothing as large as the logits is made
+/// for them, and where nobody else holds the logits, their gradient takes their place.
+pub fn class_cross_entropy(logits: Tensor<2>, classes: Tensor<1, Int>) -> Tensor<1> {
+    let rows = logits.dims()[0];
+    assert_eq!([rows], classes.dims(), "class_cross_entropy: not a class for each row");
+    let targets = Targets::Classes(classes.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as Ops>::cross_entropy_op(logits.into_dispatch(), targets))
 }
 
 fn rows<const D: usize>(x: Tensor<D>) -> Tensor<2> {

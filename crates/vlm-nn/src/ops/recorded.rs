@@ -5,7 +5,7 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops as Recorded, OpsKind};
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, ExtensionType, backend_extension};
 
 use super::PackedWeight;
@@ -43,6 +43,25 @@ impl<B: Backend> Bias<B> {
         match self {
             Bias::Absent => None,
             Bias::Added(bias) => Some(bias),
+        }
+    }
+}
+
+/// What each row of logits should be.
+#[derive(ExtensionType, Clone, Debug)]
+pub enum Targets<B: Backend> {
+    /// A share for each class, `[rows, classes]`.
+    Shares(FloatTensor<B>),
+    /// One class, `[rows]`.
+    Classes(IntTensor<B>),
+}
+
+impl<B: Backend, C: CheckpointStrategy> Targets<Autodiff<B, C>> {
+    /// As the backend below has it.
+    fn inner(self) -> Targets<B> {
+        match self {
+            Targets::Shares(shares) => Targets::Shares(shares.into_primitive()),
+            Targets::Classes(classes) => Targets::Classes(classes),
         }
     }
 }
@@ -106,8 +125,10 @@ pub trait Ops: Backend {
         scale: f64,
     ) -> FloatTensor<Self>;
     /// See [`cross_entropy`](super::cross_entropy).
-    fn cross_entropy_op(logits: FloatTensor<Self>, targets: FloatTensor<Self>)
-    -> FloatTensor<Self>;
+    fn cross_entropy_op(
+        logits: FloatTensor<Self>,
+        #[extension_type] targets: Targets<Self>,
+    ) -> FloatTensor<Self>;
 }
 
 macro_rules! plain {
@@ -182,7 +203,7 @@ macro_rules! plain {
             }
             fn cross_entropy_op(
                 logits: FloatTensor<Self>,
-                targets: FloatTensor<Self>,
+                targets: Targets<Self>,
             ) -> FloatTensor<Self> {
                 let [out, _] = Self::cross_entropy_forward(logits, targets);
                 out
@@ -441,16 +462,14 @@ impl<B: Kernels, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         recorded!(Attention, 3, guards, ([q, k, v, out.clone(), lse], mask, heads), out)
     }
 
-    fn cross_entropy_op(
-        logits: FloatTensor<Self>,
-        targets: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        backward!(CrossEntropy, 1, [FloatTensor<B>; 3], |[logits, targets, lse], grad| {
+    fn cross_entropy_op(logits: FloatTensor<Self>, targets: Targets<Self>) -> FloatTensor<Self> {
+        type Kept<B> = ([FloatTensor<B>; 2], Targets<B>);
+        backward!(CrossEntropy, 1, Kept<B>, |([logits, lse], targets), grad| {
             [B::cross_entropy_backward(logits, targets, lse, grad)]
         });
         let guards = [logits.node()];
-        let (logits, targets) = (logits.into_primitive(), targets.into_primitive());
+        let (logits, targets) = (logits.into_primitive(), targets.inner());
         let [out, lse] = B::cross_entropy_forward(logits.clone(), targets.clone());
-        recorded!(CrossEntropy, 1, guards, [logits, targets, lse], out)
+        recorded!(CrossEntropy, 1, guards, ([logits, lse], targets), out)
     }
 }

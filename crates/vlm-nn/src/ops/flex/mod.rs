@@ -26,7 +26,7 @@ use rayon::prelude::*;
 use attention::Keys;
 
 use super::kernels::{Activation, Heads, Kernels};
-use super::{PackedWeight, composed, packed as composed_packed};
+use super::{PackedWeight, Targets, composed, packed as composed_packed};
 
 pub(crate) use simd::{simd, sum_map};
 
@@ -351,30 +351,69 @@ impl Kernels for Flex {
         ]
     }
 
-    fn cross_entropy_forward(logits: F, targets: F) -> [F; 2] {
-        if !all_f32(&[&logits, &targets]) {
+    fn cross_entropy_forward(logits: F, targets: Targets<Self>) -> [F; 2] {
+        if !all_f32(&[&logits]) || !is_usual(&targets) {
             return composed::cross_entropy_forward::<Self>(logits, targets);
         }
         let (n, d) = dims2(&logits);
-        let (logits, targets) = (values(logits), values(targets));
-        let (loss, lse) = rows::cross_entropy(logits.storage(), targets.storage(), n, d);
+        let (logits, targets) = (values(logits), Wanted::of(targets));
+        let (loss, lse) = rows::cross_entropy(logits.storage(), targets.rows(d), n, d);
         [tensor(loss, Shape::new([n])), tensor(lse, Shape::new([n, 1]))]
     }
 
-    fn cross_entropy_backward(logits: F, targets: F, lse: F, grad: F) -> F {
-        if !all_f32(&[&logits, &targets, &grad]) {
+    fn cross_entropy_backward(logits: F, targets: Targets<Self>, lse: F, grad: F) -> F {
+        if !all_f32(&[&logits, &grad]) || !is_usual(&targets) {
             return composed::cross_entropy_backward::<Self>(logits, targets, lse, grad);
         }
-        let (n, d) = dims2(&logits);
-        let (logits, targets, lse, grad) =
-            (values(logits), values(targets), values(lse), values(grad));
-        let dx = rows::cross_entropy_backward(
-            logits.storage(),
-            targets.storage(),
-            lse.storage(),
-            grad.storage(),
-            d,
-        );
-        tensor(dx, Shape::new([n, d]))
+        let d = dims2(&logits).1;
+        let (mut logits, lse, grad) = (values(logits), values(lse), values(grad));
+        let targets = Wanted::of(targets);
+        // Copied first if somebody else holds them.
+        let dx = logits.storage_mut();
+        rows::cross_entropy_backward(dx, targets.rows(d), lse.storage(), grad.storage(), d);
+        logits
+    }
+}
+
+fn is_usual(targets: &Targets<Flex>) -> bool {
+    match targets {
+        Targets::Shares(shares) => all_f32(&[shares]),
+        Targets::Classes(classes) => matches!(classes.dtype(), DType::I32 | DType::I64),
+    }
+}
+
+/// Targets on the host.
+enum Wanted {
+    Shares(FlexTensor),
+    Classes(Vec<usize>),
+}
+
+impl Wanted {
+    fn of(targets: Targets<Flex>) -> Self {
+        match targets {
+            Targets::Shares(shares) => Wanted::Shares(values(shares)),
+            Targets::Classes(classes) => {
+                let classes = classes.to_contiguous();
+                let count = classes.layout().num_elements();
+                // No class is negative; one that is will be found too large.
+                Wanted::Classes(match classes.dtype() {
+                    DType::I32 => {
+                        classes.storage::<i32>()[..count].iter().map(|c| *c as usize).collect()
+                    }
+                    _ => classes.storage::<i64>()[..count].iter().map(|c| *c as usize).collect(),
+                })
+            }
+        }
+    }
+
+    /// A view by rows of so many classes.
+    fn rows(&self, d: usize) -> rows::Wanted<'_> {
+        match self {
+            Wanted::Shares(shares) => rows::Wanted::Shares(shares.storage()),
+            Wanted::Classes(classes) => {
+                assert!(classes.iter().all(|c| *c < d), "cross entropy: a class that no logit has");
+                rows::Wanted::Classes(classes)
+            }
+        }
     }
 }

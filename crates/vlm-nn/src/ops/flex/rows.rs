@@ -133,31 +133,50 @@ pub fn rms_norm_backward(
     })
 }
 
-pub fn cross_entropy(logits: &[f32], targets: &[f32], n: usize, d: usize) -> (Vec<f32>, Vec<f32>) {
+/// What rows of logits should be.
+#[derive(Clone, Copy)]
+pub enum Wanted<'a> {
+    /// A share for each class.
+    Shares(&'a [f32]),
+    /// One class each.
+    Classes(&'a [usize]),
+}
+
+/// The loss of each row and its log-sum-exp.
+pub fn cross_entropy(
+    logits: &[f32],
+    wanted: Wanted<'_>,
+    n: usize,
+    d: usize,
+) -> (Vec<f32>, Vec<f32>) {
     let row = |i: usize| {
         let range = i * d..(i + 1) * d;
-        cross_entropy_row(&logits[range.clone()], &targets[range])
+        let logits = &logits[range.clone()];
+        let lse = log_sum_exp(logits);
+        let loss = match wanted {
+            Wanted::Shares(shares) => shortfall(logits, &shares[range], lse),
+            Wanted::Classes(classes) => lse - logits[classes[i]],
+        };
+        (loss, lse)
     };
     (0..n).into_par_iter().with_min_len(8).map(row).unzip()
 }
 
+/// Turns logits into their gradient.
 pub fn cross_entropy_backward(
-    logits: &[f32],
-    targets: &[f32],
+    logits: &mut [f32],
+    wanted: Wanted<'_>,
     lse: &[f32],
     grad: &[f32],
     d: usize,
-) -> Vec<f32> {
-    // SAFETY: every row of the chunk is written.
-    unsafe {
-        filled(logits.len(), d, |start, dx| {
-            for (i, dx) in dx.chunks_mut(d).enumerate() {
-                let row = start / d + i;
-                let range = row * d..(row + 1) * d;
-                softmax_gradient(&logits[range.clone()], &targets[range], lse[row], grad[row], dx);
-            }
-        })
-    }
+) {
+    logits.par_chunks_mut(d.max(1)).enumerate().for_each(|(i, x)| {
+        softmax_gradient(x, lse[i], grad[i]);
+        match wanted {
+            Wanted::Shares(shares) => less(x, &shares[i * d..(i + 1) * d], grad[i]),
+            Wanted::Classes(classes) => x[classes[i]] -= grad[i],
+        }
+    });
 }
 
 /// Turns the pairs of each head of rows `[rows, width]`; the angles of a row are those of the same
@@ -259,13 +278,14 @@ simd! {
         }
     }
 
-    fn cross_entropy_row(logits: &[f32], targets: &[f32]) -> (f32, f32) {
+    fn log_sum_exp(logits: &[f32]) -> f32 {
         let max = max_of(logits);
-        let sum = sum_map(logits.len(), |i| exp(logits[i] - max));
-        let lse = max + sum.ln();
-        // Σ target · (lse − logit), which stays exact where a target is 0 and a logit huge.
-        let loss = sum_map(logits.len(), |i| targets[i] * (lse - logits[i]));
-        (loss, lse)
+        max + sum_map(logits.len(), |i| exp(logits[i] - max)).ln()
+    }
+
+    /// Σ share · (lse − logit), which stays exact where a share is 0 and a logit huge.
+    fn shortfall(logits: &[f32], shares: &[f32], lse: f32) -> f32 {
+        sum_map(logits.len(), |i| shares[i] * (lse - logits[i]))
     }
 
     fn column_sums_group(x: &[f32], sums: &mut [f32]) {
@@ -276,11 +296,15 @@ simd! {
         }
     }
 
-    fn softmax_gradient(
-        logits: &[f32], targets: &[f32], lse: f32, grad: f32, dx: &mut [MaybeUninit<f32>],
-    ) {
-        for ((dx, x), t) in dx.iter_mut().zip(logits).zip(targets) {
-            dx.write((exp(*x - lse) - *t) * grad);
+    fn softmax_gradient(x: &mut [f32], lse: f32, grad: f32) {
+        for x in x {
+            *x = exp(*x - lse) * grad;
+        }
+    }
+
+    fn less(x: &mut [f32], shares: &[f32], grad: f32) {
+        for (x, share) in x.iter_mut().zip(shares) {
+            *x -= share * grad;
         }
     }
 }
