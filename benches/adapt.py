@@ -13,8 +13,8 @@ THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model  # noqa: E402
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig  # noqa: E402
+from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model  # noqa: E402
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, CLIPModel  # noqa: E402
 
 TWO = ["q_proj", "v_proj"]
 
@@ -30,29 +30,61 @@ def memory(field):
     return None
 
 
-def config(task, rank):
-    lora = lambda targets, **more: LoraConfig(
-        r=rank, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", **more
-    )
+def config(task, rank, clip):
+    kind = None if clip else "CAUSAL_LM"
+    # A name for CLIP: `all-linear` means the maps to the shared space, too.
+    maps = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"] if clip else "all-linear"
+    inner = "fc2" if clip else "down_proj"
+
+    def lora(targets, **more):
+        return LoraConfig(r=rank, lora_alpha=8, target_modules=targets, task_type=kind, **more)
+
     return {
         "lora": lambda: lora(TWO),
         "merged": lambda: lora(TWO),
-        "lora-all": lambda: lora("all-linear"),
-        "qlora": lambda: lora("all-linear"),
+        "lora-all": lambda: lora(maps),
+        "qlora": lambda: lora(maps),
         "dora": lambda: lora(TWO, use_dora=True),
         "ia3": lambda: IA3Config(
-            target_modules=["k_proj", "v_proj", "down_proj"],
-            feedforward_modules=["down_proj"],
-            task_type="CAUSAL_LM",
+            target_modules=["k_proj", "v_proj", inner],
+            feedforward_modules=[inner],
+            task_type=kind,
         ),
-        "prefix": lambda: PrefixTuningConfig(num_virtual_tokens=30, task_type="CAUSAL_LM"),
+        "prefix": lambda: PrefixTuningConfig(num_virtual_tokens=30, task_type=kind),
+        "prompt": lambda: PromptTuningConfig(num_virtual_tokens=20, task_type=kind),
     }.get(task, lambda: None)()
+
+
+def texts(model, args):
+    """The loss of the last tokens of texts, and how many tokens there are."""
+    vocabulary = model.config.vocab_size
+    count = args.batch * args.tokens
+    ids = torch.tensor([(i * 7919 + 13) % (vocabulary - 100) + 100 for i in range(count)])
+    ids = ids.reshape(args.batch, args.tokens)
+
+    def loss():
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=args.answer + 1).logits
+        wanted = ids[:, -args.answer :].flatten()
+        return F.cross_entropy(logits[:, -args.answer - 1 : -1].flatten(0, 1), wanted)
+
+    return loss, count
+
+
+def pairs(model, args):
+    """The contrastive loss of pairs, and how many there are."""
+    text, vision = model.config.text_config, model.config.vision_config
+    size = vision.image_size
+    pixels = torch.rand(args.batch, vision.num_channels, size, size) * 2 - 1
+    ids = torch.randint(0, text.bos_token_id, (args.batch, text.max_position_embeddings))
+    ids[:, 0], ids[:, -1] = text.bos_token_id, text.eos_token_id
+    return lambda: model(input_ids=ids, pixel_values=pixels, return_loss=True).loss, args.batch
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task")
     parser.add_argument("--model", default="datasets/.cache/smollm2")
+    parser.add_argument("--clip")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--answer", type=int, default=16)
@@ -70,24 +102,18 @@ def main():
             bnb_4bit_compute_dtype=torch.float32,
         )
         more["device_map"] = "cpu"
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, **more)
-    chosen = config(args.task, args.rank)
+    kind = CLIPModel if args.clip else AutoModelForCausalLM
+    model = kind.from_pretrained(args.clip or args.model, dtype=torch.float32, **more)
+    chosen = config(args.task, args.rank, args.clip)
     if chosen is not None:
         model = get_peft_model(model, chosen)
     if args.task == "merged":
         model = model.merge_and_unload()
     trains = args.task not in ["infer", "merged"]
     model.train(trains)
-    vocabulary = model.config.vocab_size
-    count = args.batch * args.tokens
-    ids = torch.tensor([(i * 7919 + 13) % (vocabulary - 100) + 100 for i in range(count)])
-    ids = ids.reshape(args.batch, args.tokens)
+    loss, count = (pairs if args.clip else texts)(model, args)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0) if trains else None
-
-    def loss():
-        logits = model(input_ids=ids, use_cache=False, logits_to_keep=args.answer + 1).logits[:, -args.answer - 1 : -1]
-        return F.cross_entropy(logits.flatten(0, 1), ids[:, -args.answer :].flatten())
 
     def step():
         start = time.perf_counter()

@@ -72,6 +72,10 @@ KEYS = {"bert": r".*\.(key|value|layer\.\d+\.output\.dense)", "clip": ["k_proj",
 INNER = {"bert": r".*\.layer\.\d+\.output\.dense", "clip": ["fc2"]}
 
 
+# Methods with tensors of the model beside them.
+BESIDE = ["lora-saved", "ia3-saved", "lora-biases"]
+
+
 def methods(family):
     two = ATTENTION.get(family, ["q_proj", "v_proj", "down_proj"])
     keys = KEYS.get(family, ["k_proj", "v_proj", "down_proj"])
@@ -84,6 +88,14 @@ def methods(family):
         "dora": peft.LoraConfig(r=2, lora_alpha=4, use_dora=True, target_modules=two),
         "ia3": peft.IA3Config(target_modules=keys, feedforward_modules=inner),
     }
+    # What trains whole beside an adapter.
+    if family == "llava":
+        found["lora-saved"] = peft.LoraConfig(r=3, target_modules=two, modules_to_save=["multi_modal_projector"])
+    elif family == "llama":
+        found["ia3-saved"] = peft.IA3Config(target_modules=keys, feedforward_modules=inner, modules_to_save=["norm"])
+    else:
+        bias = "all" if family == "bert" else "lora_only"
+        found["lora-biases"] = peft.LoraConfig(r=3, target_modules=two, bias=bias)
     # peft has no rows in front of pictures.
     if family != "clip":
         task = "FEATURE_EXTRACTION" if family == "bert" else "CAUSAL_LM"
@@ -111,6 +123,7 @@ def stored(name):
     """A parameter's name in adapter_model.safetensors."""
     if name.startswith("prompt_encoder"):
         return "prompt_embeddings"
+    name = name.replace(".modules_to_save.default.", ".")
     name = name.replace(".default.weight", ".weight").replace(".default", "")
     return name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
 
@@ -133,7 +146,10 @@ def make(out):
             model.save_pretrained(folder)
             (folder / "README.md").unlink()
             expected = dict(inputs)
-            optimiser = torch.optim.AdamW(trained(model).values(), lr=0.01, betas=(0.9, 0.98), eps=1e-6, weight_decay=0)
+            # With a small eps Adam makes whole steps of gradients that are nothing but rounding, such as
+            # that of a key's bias.
+            eps = 1.0 if method in BESIDE else 1e-6
+            optimiser = torch.optim.AdamW(trained(model).values(), lr=0.01, betas=(0.9, 0.98), eps=eps, weight_decay=0)
             for step in range(5):
                 said = say(model(**inputs))
                 optimiser.zero_grad()

@@ -18,6 +18,9 @@ use table::Reading;
 const PACKAGES: [&str; 6] =
     [TORCH, "transformers==4.57.6", "numpy", "peft==0.21.2", "bitsandbytes==0.50.2", "accelerate"];
 
+/// Where the CLIP model lies that is adapted.
+const CLIP: &str = "target/bench/clip";
+
 /// Measure speed and memory, and the same in PyTorch
 ///
 /// Builds benches/ and runs each measurement in a process of its own, ours and PyTorch's in
@@ -53,7 +56,8 @@ enum Name {
     Clip,
     /// SmolLM2-135M reading a prompt and writing an answer, beside transformers
     Generate,
-    /// A training step of SmolLM2-135M by several methods of adapting it, beside peft
+    /// A training step of SmolLM2-135M and of a CLIP model of ViT-B/32 size by several methods of adapting
+    /// them, beside peft
     Adapt,
     /// Peak memory of its gradients as the batch grows, in chunks and whole
     Memory,
@@ -67,14 +71,18 @@ enum Name {
 /// If a build fails, one of the programs does, or PyTorch is wanted and not there.
 pub fn run(args: &Args) -> Result<()> {
     match args.name {
-        Name::Clip => beside(args, "clip", &["train", "embed"], table::speed),
+        Name::Clip => beside(args, "clip", &[], &["train", "embed"], table::speed),
         Name::Generate => {
             smollm2(args)?;
-            beside(args, "generate", &["prefill", "decode"], table::tokens)
+            beside(args, "generate", &[], &["prefill", "decode"], table::tokens)
         }
         Name::Adapt => {
             smollm2(args)?;
-            beside(args, "adapt", &table::METHODS.map(|(task, _)| task), table::methods)
+            println!("SmolLM2-135M\n");
+            beside(args, "adapt", &[], &table::METHODS.map(|(task, _)| task), table::methods)?;
+            println!("\nCLIP ViT-B/32\n");
+            // Both programs take the same random weights.
+            beside(args, "adapt", &["--clip", CLIP], &table::OF_CLIP, table::methods)
         }
         Name::Memory => memory(args),
         Name::Ops => {
@@ -93,10 +101,12 @@ fn smollm2(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Tasks of ours and of the program of the same name in Python, and a table of both.
+/// Tasks of ours and of the program of the same name in Python, with `own` arguments before those that were
+/// given, and a table of both.
 fn beside(
     args: &Args,
     name: &str,
+    own: &[&str],
     tasks: &[&str],
     table: fn(&str, &[Reading]) -> String,
 ) -> Result<()> {
@@ -106,12 +116,12 @@ fn beside(
     let mut readings = Vec::new();
     for &task in tasks {
         for _ in 0..args.rounds {
-            readings.push(measure(again(&ours).arg(task).args(&args.arguments))?);
+            readings.push(measure(again(&ours).arg(task).args(own).args(&args.arguments))?);
             if let Some(python) = python.as_ref().filter(|_| !table::OURS_ALONE.contains(&task)) {
                 // Without it OpenMP's threads wander between cores, and now and then PyTorch
                 // takes twice as long: that comparison would flatter us.
                 let mut theirs = shell::command(python);
-                theirs.arg(format!("benches/{name}.py")).arg(task).args(&args.arguments);
+                theirs.arg(format!("benches/{name}.py")).arg(task).args(own).args(&args.arguments);
                 readings.push(measure(theirs.env("OMP_PROC_BIND", "true"))?);
             }
         }

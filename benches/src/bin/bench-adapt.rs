@@ -1,23 +1,28 @@
-//! Time and peak memory of a training step of an adapter on a decoder, and of all weights beside it, one
-//! measurement a process.
+//! Time and peak memory of a training step of an adapter on a decoder or a CLIP model, and of all weights
+//! beside it, one measurement a process.
 //!
 //! Prints one line of JSON; `cargo xtask bench adapt` runs it beside benches/adapt.py, which prints the
 //! same, and compares.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use clap::{Parser, ValueEnum};
 use serde_json::json;
-use vlm_benches::{memory, simd, time};
-use vlm_encoders::{Encoder, FourBitConfig, TextModel};
+use vlm_benches::{memory, pairs, simd, time};
+use vlm_contrastive::{DualEncoder, Loss, gradients};
+use vlm_encoders::{
+    Blueprint, ClipConfig, DualModel, Encoder, Float, FourBitConfig, Start, TextModel, Weights,
+    batch_pixels,
+};
 use vlm_nn::ops::{Precision, class_cross_entropy};
 use vlm_nn::params;
 use vlm_peft::{
-    AnyMethod, Bottleneck, Form, Ia3, Lora, LoraFa, Names, Prefix, Targets, attach, merge,
+    AnyMethod, Bottleneck, Form, Ia3, Lora, LoraFa, Names, Prefix, Prompt, Targets, attach, merge,
 };
-use vlm_train::{AdamW, Grads, OptimConfig, Optimizer};
+use vlm_train::{AdamW, Grads, OptimConfig, Optimizer, keep_freed_memory};
 
 /// Measure training steps of one method and print them as a line of JSON
 #[derive(Parser)]
@@ -28,7 +33,11 @@ struct Args {
     /// The folder of a decoder
     #[arg(long, value_name = "DIR", default_value = "datasets/.cache/smollm2")]
     model: PathBuf,
-    /// Texts of a step
+    /// Take a CLIP model of ViT-B/32 size with random weights instead; it is made in this folder if it is
+    /// not there
+    #[arg(long, value_name = "DIR", conflicts_with = "model")]
+    clip: Option<PathBuf>,
+    /// Texts of a step, or pairs
     #[arg(long, default_value_t = 16)]
     batch: usize,
     /// Tokens of a text
@@ -66,8 +75,14 @@ enum Task {
     Ia3,
     /// Bottlenecks beside the maps of attention
     Parallel,
+    /// Bottlenecks in front of feed-forwards and behind them
+    Series,
+    /// Bottlenecks behind feed-forwards
+    Pfeiffer,
     /// Keys and values in front
     Prefix,
+    /// Tokens in front
+    Prompt,
     /// A step without any gradient, as a base of comparison
     Infer,
     /// The same once LoRA is merged
@@ -75,6 +90,10 @@ enum Task {
 }
 
 impl Task {
+    fn trains(self) -> bool {
+        !matches!(self, Task::Infer | Task::Merged)
+    }
+
     fn method(self, rank: usize) -> Option<(AnyMethod, Option<Targets>)> {
         let lora = Lora { r: rank, ..Default::default() };
         let all = Some(Targets::all());
@@ -85,50 +104,38 @@ impl Task {
             Task::LoraFa => (AnyMethod::LoraFa(LoraFa { lora }), all),
             Task::Dora => (AnyMethod::Lora(Lora { dora: true, ..lora }), None),
             Task::Ia3 => (AnyMethod::Ia3(Ia3::default()), None),
-            Task::Parallel => (
-                AnyMethod::Bottleneck(Bottleneck { form: Form::Parallel, ..Default::default() }),
-                None,
-            ),
+            Task::Parallel => (bottleneck(Form::Parallel), None),
+            Task::Series => (bottleneck(Form::Series), None),
+            Task::Pfeiffer => (bottleneck(Form::Pfeiffer), None),
             Task::Prefix => (AnyMethod::Prefix(Prefix::default()), None),
+            Task::Prompt => (AnyMethod::Prompt(Prompt::default()), None),
         })
     }
+}
+
+fn bottleneck(form: Form) -> AnyMethod {
+    AnyMethod::Bottleneck(Bottleneck { form, ..Default::default() })
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
     let _precision = args.precision.scope();
+    // As `vlm` does.
+    keep_freed_memory();
     let base = memory("VmRSS");
-    let device = Device::default();
-    let trains = !matches!(args.task, Task::Infer | Task::Merged);
-    let training = if trains { device.clone().autodiff() } else { device.clone() };
-    let four_bit = (args.task == Task::Qlora).then(FourBitConfig::default);
-    let Encoder::Text(folder) = Encoder::open_packed(&args.model, four_bit, &training)? else {
-        bail!("{}: no decoder; give the folder of one", args.model.display());
+    let device = match Device::default() {
+        device if args.task.trains() => device.autodiff(),
+        device => device,
     };
-    let names = |path: &str, rank: usize| Some(folder.plan.named(path, rank).name);
-    let model = adapted(args.task, args.rank, folder.model, &names)?;
-    let trainable: usize = params::list(&model)
-        .iter()
-        .filter(|param| param.trainable)
-        .map(|param| param.shape.iter().product::<usize>())
-        .sum();
-    let ids = ids(&args, model.text.vocabulary(), &training);
-    let seconds = if trains {
-        let mut rule = AdamW::new(OptimConfig { weight_decay: 0.0, ..Default::default() }, &device);
-        let mut state = Some(model);
-        time(1, args.repeats, &device, || {
-            let Some(model) = state.take() else { return };
-            let mut grads = Grads::default();
-            grads.add(loss(&model, ids.clone(), args.answer).backward(), &model, 1.0);
-            state = Some(rule.step(model, &mut grads, 1e-5, 1.0));
-        })
-    } else {
-        time(1, args.repeats, &device, || drop(loss(&model, ids.clone(), args.answer).into_data()))
+    let four_bit = (args.task == Task::Qlora).then(FourBitConfig::default);
+    let (batch, (trainable, seconds)) = match &args.clip {
+        None => (args.batch * args.tokens, decoder(&args, four_bit, &device)?),
+        Some(dir) => (args.batch, clip(&args, dir, four_bit, &device)?),
     };
     let line = json!({
         "program": "vlm",
         "task": args.task.to_possible_value().map(|value| value.get_name().to_owned()),
-        "batch": args.batch * args.tokens,
+        "batch": batch,
         "trainable": trainable,
         "seconds": seconds,
         "peak_mib": memory("VmHWM"),
@@ -140,7 +147,82 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn adapted(task: Task, rank: usize, model: TextModel, names: &Names<'_>) -> Result<TextModel> {
+/// How many values are trained, and the seconds of each step.
+type Measured = (usize, Vec<f64>);
+
+fn decoder(args: &Args, four_bit: Option<FourBitConfig>, device: &Device) -> Result<Measured> {
+    let Encoder::Text(folder) = Encoder::open_packed(&args.model, four_bit, device)? else {
+        bail!("{}: no decoder; give the folder of one", args.model.display());
+    };
+    let names = |path: &str, rank: usize| folder.plan.in_memory(path, rank);
+    let ids = ids(args, folder.model.text.vocabulary(), device);
+    let loss = |model: &TextModel| loss(model, ids.clone(), args.answer);
+    let gradients =
+        |model: &TextModel, grads: &mut Grads| grads.add(loss(model).backward(), model, 1.0);
+    measured(args, folder.model, &names, &|model| drop(loss(model).into_data()), &gradients, device)
+}
+
+fn clip(
+    args: &Args,
+    dir: &Path,
+    four_bit: Option<FourBitConfig>,
+    device: &Device,
+) -> Result<Measured> {
+    let config = ClipConfig::default();
+    if !dir.exists() {
+        let plan = Blueprint::clip(&config).map_err(anyhow::Error::msg)?;
+        let model = DualModel::init(&config, Start::Clip, 0, device);
+        Weights::Dual(plan, model).save(dir, Float::F32)?;
+    }
+    let Weights::Dual(plan, model) = Weights::open_packed(dir, four_bit, device)? else {
+        bail!("{}: no CLIP model; remove it", dir.display());
+    };
+    let names = |path: &str, rank: usize| plan.in_memory(path.strip_prefix("clip.")?, rank);
+    let pairs = pairs(&config, args.batch);
+    let pixels = batch_pixels(&pairs.pictures, device);
+    let ids = Tensor::from_data(
+        TensorData::new(pairs.texts.ids.clone(), [pairs.texts.rows, pairs.texts.cols]),
+        device,
+    );
+    let forward = |model: &DualEncoder| {
+        drop(model.clip.encode_images(pixels.clone()).into_data());
+        let ends = Tensor::from_data(TensorData::new(pairs.ends.clone(), [args.batch]), device);
+        drop(model.clip.text_features(ids.clone(), ends, None).into_data());
+    };
+    let gradients = |model: &DualEncoder, grads: &mut Grads| {
+        gradients(model, &pairs, Loss::InfoNce, 0, 1.0, grads);
+    };
+    measured(args, DualEncoder::of(model, Loss::InfoNce), &names, &forward, &gradients, device)
+}
+
+/// Steps of what is to be measured: `forward` alone, or `gradients` and the update.
+fn measured<M: Module>(
+    args: &Args,
+    model: M,
+    names: &Names<'_>,
+    forward: &dyn Fn(&M),
+    gradients: &dyn Fn(&M, &mut Grads),
+    device: &Device,
+) -> Result<Measured> {
+    let model = adapted(args.task, args.rank, model, names)?;
+    let trained = params::list(&model).into_iter().filter(|param| param.trainable);
+    let trainable = trained.map(|param| param.shape.iter().product::<usize>()).sum();
+    if !args.task.trains() {
+        return Ok((trainable, time(1, args.repeats, device, || forward(&model))));
+    }
+    let config = OptimConfig { weight_decay: 0.0, ..Default::default() };
+    let mut rule = AdamW::new(config, &Device::default());
+    let mut state = Some(model);
+    let seconds = time(1, args.repeats, device, || {
+        let Some(model) = state.take() else { return };
+        let mut grads = Grads::default();
+        gradients(&model, &mut grads);
+        state = Some(rule.step(model, &mut grads, 1e-5, 1.0));
+    });
+    Ok((trainable, seconds))
+}
+
+fn adapted<M: Module>(task: Task, rank: usize, model: M, names: &Names<'_>) -> Result<M> {
     let Some((method, targets)) = task.method(rank) else { return Ok(model) };
     let (model, adapter) = attach(model, "bench", &method, targets.as_ref(), names, 0)?;
     Ok(if task == Task::Merged { merge(model, &adapter)? } else { model })

@@ -41,6 +41,7 @@ enum Task {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    vlm_train::keep_freed_memory();
     let base = memory("VmRSS");
     let (name, batch, warm, repeats) = match args.task {
         Task::Train => ("train", 32, 2, 5),

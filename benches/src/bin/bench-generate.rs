@@ -58,6 +58,7 @@ enum Task {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    vlm_train::keep_freed_memory();
     let base = memory("VmRSS");
     let device = Device::default();
     let told = told(&args, &device)?;

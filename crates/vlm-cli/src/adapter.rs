@@ -3,16 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use burn::module::Module;
-use burn::tensor::Device;
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use vlm_contrastive::Dual;
-use vlm_encoders::{Blueprint, DualFolder, DualSpec, FourBitConfig, TextFolder, TextSpec};
+use vlm_contrastive::{Dual, JoinedFolder};
+use vlm_encoders::{Blueprint, DualFolder, DualSpec, Encoder, FourBitConfig, TextFolder, TextSpec};
 use vlm_fusion::task::{GenerativeConfig, Part};
 use vlm_fusion::{GenerativeFolder, Plan};
-use vlm_peft::{Adapter, AnyMethod, Base, Error, Shape, Targets, attach, load, merge};
+use vlm_peft::{
+    Adapter, AnyMethod, Base, Beside, Biases, Error, Names, Shape, Targets, attach_with, load,
+    merge,
+};
 
 use crate::config::ModelConfig;
+use crate::folder::{Change, change_encoder};
 
 /// The name of the one adapter that a model wears here.
 const NAME: &str = "default";
@@ -28,6 +32,12 @@ pub struct AdapterConfig {
     /// Keeps four bits of each weight of the decoder's linear maps (QLoRA, Dettmers et al. 2023, arXiv
     /// 2305.14314).
     pub four_bit: Option<FourBitConfig>,
+    /// Which biases of the model train beside the adapter.
+    #[serde(default)]
+    pub bias: Biases,
+    /// Modules of the model that train whole beside the adapter, by the ends of their names.
+    #[serde(default)]
+    pub modules_to_save: Vec<String>,
 }
 
 impl AdapterConfig {
@@ -66,8 +76,7 @@ impl AdapterConfig {
             let trained = part.is_none_or(|(_, part)| generative.trains(*part));
             trained.then(|| plan.in_memory(path, rank)).flatten()
         };
-        let (model, adapter) =
-            attach(model, NAME, &self.method, self.targets.as_ref(), &names, seed)?;
+        let (model, adapter) = self.hung(model, NAME, &names, seed)?;
         let base = self.base(generative.from.as_deref(), &plan.spec.text, "CAUSAL_LM");
         Ok((model, adapter, base))
     }
@@ -85,9 +94,23 @@ impl AdapterConfig {
         seed: u64,
     ) -> Result<(M, Adapter, Base)> {
         let names = |path: &str, rank: usize| plan.in_memory(path.strip_prefix(inside)?, rank);
-        let (model, adapter) =
-            attach(model, NAME, &self.method, self.targets.as_ref(), &names, seed)?;
+        let (model, adapter) = self.hung(model, NAME, &names, seed)?;
         Ok((model, adapter, self.base(from, &plan.spec.text, "FEATURE_EXTRACTION")))
+    }
+
+    /// Hangs the adapter on a model.
+    ///
+    /// # Errors
+    /// As [`attach_with`].
+    pub fn hung<M: Module>(
+        &self,
+        model: M,
+        name: &str,
+        names: &Names<'_>,
+        seed: u64,
+    ) -> Result<(M, Adapter), Error> {
+        let beside = Beside { bias: self.bias, modules_to_save: self.modules_to_save.clone() };
+        attach_with(model, name, &self.method, self.targets.as_ref(), &beside, names, seed)
     }
 
     /// What the adapter's file says of the model.
@@ -115,70 +138,122 @@ pub struct AdapterArgs {
     pub adapter: Option<PathBuf>,
 }
 
-/// The model as it is with the adapter. What is a change of weights becomes one, and costs nothing; but
-/// weights of four bits cannot take it up.
-fn worn<M: Module>(
-    model: M,
-    dir: &Path,
-    names: &vlm_peft::Names<'_>,
-    device: &Device,
-) -> Result<M, Error> {
-    let (model, adapter) = load(model, NAME, dir, names, device)?;
-    if vlm_nn::adapter::all(&model).values().any(|adapters| adapters.packed.is_some()) {
-        return Ok(model);
-    }
-    match merge(model.clone(), &adapter) {
-        Err(Error::Unmergeable { .. }) => Ok(model),
-        merged => merged,
+impl AdapterArgs {
+    /// The folder.
+    pub fn dir(&self) -> Option<&Path> {
+        self.adapter.as_deref()
     }
 }
 
-/// Opens a model of pictures and text, with an adapter on it if there is one.
+/// Puts an adapter on a model. What is a change of weights becomes one, and costs nothing; but weights of
+/// four bits cannot take it up.
+struct Wear<'a> {
+    dir: &'a Path,
+    device: &'a Device,
+}
+
+impl Change for Wear<'_> {
+    fn change<M: Module>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
+        let (model, adapter) = load(model, NAME, self.dir, names, self.device)?;
+        if vlm_nn::adapter::all(&model).values().any(|adapters| adapters.packed.is_some()) {
+            return Ok(model);
+        }
+        match merge(model.clone(), &adapter) {
+            Err(Error::Unmergeable { .. }) => Ok(model),
+            merged => merged,
+        }
+    }
+}
+
+/// Opens a model of pictures and text, with an adapter on it if there is one, and with `four_bit` its
+/// decoder in four bits.
 ///
 /// # Errors
 /// If one of them cannot be read, or the adapter is for another model.
-pub fn open(dir: &Path, adapter: Option<&Path>, device: &Device) -> Result<GenerativeFolder> {
-    open_packed(dir, adapter, None, device)
-}
-
-/// The same with the decoder in four bits.
-///
-/// # Errors
-/// As [`open`].
-pub fn open_packed(
+pub fn open_generative(
     dir: &Path,
     adapter: Option<&Path>,
     four_bit: Option<FourBitConfig>,
     device: &Device,
 ) -> Result<GenerativeFolder> {
     let mut folder = GenerativeFolder::open_packed(dir, four_bit, device)?;
-    if let Some(adapter) = adapter {
+    if let Some(dir) = adapter {
         let plan = &folder.plan;
         let names = |path: &str, rank: usize| plan.in_memory(path, rank);
-        folder.model = worn(folder.model.clone(), adapter, &names, device)?;
+        folder.model = Wear { dir, device }.change(folder.model.clone(), &names)?;
     }
     Ok(folder)
 }
 
-/// Puts an adapter on a language model.
+/// Opens an encoder, likewise.
 ///
 /// # Errors
-/// If the adapter cannot be read, or is for another model.
-pub fn wear_text(folder: &mut TextFolder, dir: &Path, device: &Device) -> Result<()> {
-    let plan = &folder.plan;
-    let names = |path: &str, rank: usize| plan.in_memory(path, rank);
-    folder.model = worn(folder.model.clone(), dir, &names, device)?;
+/// As [`open_generative`].
+pub fn open_encoder(
+    dir: &Path,
+    adapter: Option<&Path>,
+    four_bit: Option<FourBitConfig>,
+    device: &Device,
+) -> Result<Encoder> {
+    let mut encoder = Encoder::open_packed(dir, four_bit, device)?;
+    if let Some(dir) = adapter {
+        change_encoder(&mut encoder, &mut Wear { dir, device })?;
+        match &mut encoder {
+            Encoder::Text(TextFolder { plan, model, .. }) => {
+                leave_places(&mut plan.spec, front(&model.text.tokens))?;
+            }
+            Encoder::Dual(DualFolder { plan, model, .. }) => {
+                leave_places(&mut plan.spec.text, front(&model.text.tokens))?;
+            }
+            Encoder::Vision(_) => {}
+        }
+    }
+    Ok(encoder)
+}
+
+/// How many learned tokens stand in front of each text.
+fn front(tokens: &Param<Tensor<2>>) -> usize {
+    vlm_nn::adapter::front(tokens).map_or(0, |rows| rows.dims()[0])
+}
+
+/// Lets so many of a text's places to what stands in front of it, where places are learned and there are
+/// no more.
+///
+/// # Errors
+/// If none is left.
+pub fn leave_places(text: &mut TextSpec, rows: usize) -> Result<()> {
+    // Start, a token, end.
+    const LEAST: usize = 3;
+    if !text.positions || rows == 0 {
+        return Ok(());
+    }
+    if rows + LEAST > text.context {
+        bail!(
+            "{rows} tokens in front leave no place for a text: the model has {} places",
+            text.context
+        );
+    }
+    text.context -= rows;
     Ok(())
 }
 
-/// Opens a dual encoder with an adapter on it.
+/// Opens a dual encoder, likewise.
 ///
 /// # Errors
-/// If one of them cannot be read, or the adapter is for another model.
-pub fn open_dual(dir: &Path, adapter: &Path, device: &Device) -> Result<Dual> {
-    let mut folder = DualFolder::open(dir, device)?;
-    let plan = &folder.plan;
-    let names = |path: &str, rank: usize| plan.in_memory(path, rank);
-    folder.model = worn(folder.model.clone(), adapter, &names, device)?;
-    Ok(Dual::One(folder))
+/// As [`open_generative`]; if it is none, or there is an adapter and it is of two towers.
+pub fn open_dual(
+    dir: &Path,
+    adapter: Option<&Path>,
+    four_bit: Option<FourBitConfig>,
+    device: &Device,
+) -> Result<Dual> {
+    let shown = dir.display();
+    let Some(adapter) = adapter else { return Ok(Dual::open(dir, device)?) };
+    if JoinedFolder::is_one(dir) {
+        bail!("{shown}: holds two towers; an adapter is for a model of one config.json");
+    }
+    match open_encoder(dir, Some(adapter), four_bit, device)? {
+        Encoder::Dual(folder) => Ok(Dual::One(folder)),
+        _ => bail!("{shown}: holds one encoder; this needs one of pictures and texts"),
+    }
 }

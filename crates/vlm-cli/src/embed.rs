@@ -9,6 +9,7 @@ use vlm_contrastive::{JoinedFolder, embed_pictures, embed_texts};
 use vlm_encoders::{Encoder, PictureEncoder, States, TextEncoder, batch_pixels};
 use vlm_store::{Float, TensorSpec, write_tensors};
 
+use crate::adapter::{AdapterArgs, open_encoder};
 use crate::output;
 
 /// Arguments of `vlm embed`.
@@ -18,6 +19,8 @@ pub struct Args {
     /// The model folder: a dual encoder, or an image or text encoder alone.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
+    #[command(flatten)]
+    adapter: AdapterArgs,
     /// Pictures to embed.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     image: Vec<PathBuf>,
@@ -59,7 +62,7 @@ enum Embedding {
 /// Embeds pictures or texts.
 pub fn run(args: &Args, device: &Device) -> Result<()> {
     let dir = &args.model;
-    if JoinedFolder::is_one(dir) {
+    if JoinedFolder::is_one(dir) && args.adapter.dir().is_none() {
         if args.hidden.is_some() {
             let dir = dir.display();
             anyhow::bail!(
@@ -68,7 +71,7 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
         }
         return features(&JoinedFolder::open(dir, device)?, args);
     }
-    let encoder = Encoder::open(dir, device)?;
+    let encoder = open_encoder(dir, args.adapter.dir(), None, device)?;
     if let Some(path) = &args.hidden {
         let tensors = hidden(&encoder, args, device)?;
         write(path, tensors)?;

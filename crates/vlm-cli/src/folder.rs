@@ -5,9 +5,17 @@ use std::path::Path;
 use anyhow::Result;
 use burn::module::Module;
 use burn::tensor::Device;
-use vlm_encoders::{Encoder, Float, FourBitConfig};
+use vlm_encoders::{Encoder, Float, FourBitConfig, Weights};
 use vlm_fusion::GenerativeFolder;
 use vlm_peft::{Error, Names};
+
+// The plans are of different types with one face.
+macro_rules! changed {
+    ($change:expr, $plan:expr, $model:expr) => {{
+        let names = |path: &str, rank: usize| $plan.in_memory(path, rank);
+        $model = $change.change($model.clone(), &names)?;
+    }};
+}
 
 /// An opened model folder.
 // One of these is ever held.
@@ -17,6 +25,8 @@ pub enum AnyFolder {
     Generative(GenerativeFolder),
     /// An encoder, or a language model.
     Encoder(Encoder),
+    /// The same without what prepares pictures and texts.
+    Weights(Weights),
 }
 
 /// What can be done with any model.
@@ -42,6 +52,17 @@ impl AnyFolder {
         Ok(AnyFolder::Encoder(Encoder::open_packed(dir, four_bit, device)?))
     }
 
+    /// Opens a folder whose pictures and texts do not matter.
+    ///
+    /// # Errors
+    /// As [`GenerativeFolder::open`] or [`Weights::open`].
+    pub fn open_weights(dir: &Path, device: &Device) -> Result<Self> {
+        if GenerativeFolder::is_one(dir) {
+            return Self::open(dir, None, device);
+        }
+        Ok(AnyFolder::Weights(Weights::open(dir, device)?))
+    }
+
     /// Writes the folder.
     ///
     /// # Errors
@@ -52,6 +73,7 @@ impl AnyFolder {
             AnyFolder::Encoder(Encoder::Dual(folder)) => folder.save(dir, float)?,
             AnyFolder::Encoder(Encoder::Text(folder)) => folder.save(dir, float)?,
             AnyFolder::Encoder(Encoder::Vision(folder)) => folder.save(dir, float)?,
+            AnyFolder::Weights(weights) => weights.save(dir, float)?,
         }
         Ok(())
     }
@@ -61,20 +83,26 @@ impl AnyFolder {
     /// # Errors
     /// As the change.
     pub fn change(&mut self, change: &mut impl Change) -> Result<(), Error> {
-        // The plans are of different types with one face.
-        macro_rules! changed {
-            ($folder:expr) => {{
-                let plan = &$folder.plan;
-                let names = |path: &str, rank: usize| plan.in_memory(path, rank);
-                $folder.model = change.change($folder.model.clone(), &names)?;
-            }};
-        }
         match self {
-            AnyFolder::Generative(folder) => changed!(folder),
-            AnyFolder::Encoder(Encoder::Dual(folder)) => changed!(folder),
-            AnyFolder::Encoder(Encoder::Text(folder)) => changed!(folder),
-            AnyFolder::Encoder(Encoder::Vision(folder)) => changed!(folder),
+            AnyFolder::Generative(folder) => changed!(change, folder.plan, folder.model),
+            AnyFolder::Encoder(encoder) => return change_encoder(encoder, change),
+            AnyFolder::Weights(Weights::Dual(plan, model)) => changed!(change, plan, *model),
+            AnyFolder::Weights(Weights::Text(plan, model)) => changed!(change, plan, *model),
+            AnyFolder::Weights(Weights::Vision(plan, model)) => changed!(change, plan, *model),
         }
         Ok(())
     }
+}
+
+/// Changes the model of an encoder.
+///
+/// # Errors
+/// As the change.
+pub fn change_encoder(encoder: &mut Encoder, change: &mut impl Change) -> Result<(), Error> {
+    match encoder {
+        Encoder::Dual(folder) => changed!(change, folder.plan, folder.model),
+        Encoder::Text(folder) => changed!(change, folder.plan, folder.model),
+        Encoder::Vision(folder) => changed!(change, folder.plan, folder.model),
+    }
+    Ok(())
 }

@@ -106,7 +106,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     panics::quiet();
-    keep_freed_memory();
+    vlm_train::keep_freed_memory();
     let device = cli.device;
     let result = panics::caught(|| {
         let opened = device::open(&device)?;
@@ -155,17 +155,6 @@ fn main() -> ExitCode {
             output::note(&format!("error: {}", one_line(&line)));
             ExitCode::from(if error.is::<output::Usage>() { 2 } else { 1 })
         }
-    }
-}
-
-/// Tells the C library to keep what is freed: a training step frees all it took, and the next would
-/// wait for the same pages to be cleared again, a tenth of its time.
-fn keep_freed_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: both only set how the allocator behaves from now on.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
     }
 }
 

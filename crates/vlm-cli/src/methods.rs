@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use serde::Serialize;
 use vlm_nn::params::{self, ParamInfo};
-use vlm_peft::{Adapter, Error, Names, attach};
+use vlm_peft::{Adapter, Error, Names};
 
 use crate::adapter::AdapterConfig;
 use crate::config::set;
@@ -194,7 +194,7 @@ struct Row {
 pub fn run(args: &Args, device: &Device) -> Result<()> {
     // Only there is something trained.
     let device = device.clone().autodiff();
-    let open = |dir: &PathBuf| AnyFolder::open(dir, None, &device);
+    let open = |dir: &PathBuf| AnyFolder::open_weights(dir, &device);
     let mut folder = args.model.as_ref().map(open).transpose()?;
     let mut rows = Vec::new();
     for method in &ALL {
@@ -253,17 +253,16 @@ impl Change for Counting {
 /// no place for it, as one without texts has none for rows in front of them.
 ///
 /// # Errors
-/// As [`attach`].
+/// As [`AdapterConfig::hung`].
 pub fn tried<M: Module>(
     config: &AdapterConfig,
     model: &M,
     names: &Names<'_>,
     locked: Option<&str>,
 ) -> Result<Option<(M, Adapter)>, Error> {
-    let AdapterConfig { method, targets, .. } = config;
     let locked = |path: &str| locked.is_some_and(|start| path.starts_with(start));
     let names = |path: &str, rank: usize| names(path, rank).filter(|_| !locked(path));
-    match attach(model.clone(), "tried", method, targets.as_ref(), &names, 0) {
+    match config.hung(model.clone(), "tried", &names, 0) {
         Ok(both) => Ok(Some(both)),
         Err(Error::NoTarget { .. } | Error::Setting(_)) => Ok(None),
         Err(error) => Err(error),

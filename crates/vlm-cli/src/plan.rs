@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::Serialize;
-use vlm_encoders::Encoder;
+use vlm_encoders::{DualFolder, Encoder, TextFolder, TextSpec, VisionFolder, VisionSpec, Weights};
 use vlm_nn::params::ParamInfo;
 use vlm_peft::{Error, Load, Names, Trained, cost};
 
@@ -24,13 +24,14 @@ pub struct Args {
     /// What there is, such as 8GiB, 900MB or 6e9.
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     memory: Option<f64>,
-    /// Rows of a step.
+    /// Rows of a step; of a dual encoder, pairs.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = output::count)]
     batch: usize,
-    /// Tokens of a row, those of its picture among them.
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = output::count)]
-    tokens: usize,
-    /// Tokens of a row that are learned.
+    /// Tokens of a row, those of its picture among them [default: 128; of a dual encoder, all that its texts
+    /// may have].
+    #[arg(long, value_name = "N", value_parser = output::count)]
+    tokens: Option<usize>,
+    /// Tokens of a row that are learned, of a model that writes texts.
     #[arg(long, value_name = "N", default_value_t = 16)]
     answer: usize,
     /// Print one JSON document.
@@ -74,30 +75,16 @@ struct Row {
 /// Tells what training with each method takes.
 ///
 /// # Errors
-/// If the model cannot be read, or is none of those that are planned for.
+/// If the model cannot be read.
 pub fn run(args: &Args, device: &Device) -> Result<()> {
-    if args.answer > args.tokens {
-        return Err(Usage("--answer is more than --tokens".into()).into());
-    }
-    let mut folder = AnyFolder::open(&args.model, None, &device.clone().autodiff())?;
-    let text = match &folder {
-        AnyFolder::Generative(folder) => &folder.plan.spec.text,
-        AnyFolder::Encoder(Encoder::Text(folder)) => &folder.plan.spec,
-        AnyFolder::Encoder(_) => bail!(
-            "{}: only models that write texts are planned for; this is an encoder of pictures",
-            args.model.display()
-        ),
-    };
-    let loads = vec![Load {
-        stack: "text.stack.blocks.".to_owned(),
-        blocks: text.blocks.clone(),
-        tokens: args.batch * args.tokens,
-    }];
-    let logits = [args.batch * args.answer, text.vocabulary];
+    let mut folder = AnyFolder::open_weights(&args.model, &device.clone().autodiff())?;
+    let (loads, logits) = loads(&folder, args)?;
     let mut rows = Vec::new();
     for method in std::iter::once(None).chain(methods::ALL.iter().map(Some)) {
         let config = method.map(methods::Named::config).transpose()?;
-        let mut planning = Planning { config, loads: &loads, logits, cost: None };
+        // The image tower of a model that speaks is left as it is.
+        let locked = matches!(folder, AnyFolder::Generative(_)).then_some("vision.");
+        let mut planning = Planning { config, locked, loads: &loads, logits, cost: None };
         folder.change(&mut planning)?;
         let Some((trained_values, cost)) = planning.cost else { continue };
         rows.push(Row {
@@ -137,9 +124,45 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     Ok(())
 }
 
+/// The stacks that training runs through, and the shape of the logits.
+fn loads(folder: &AnyFolder, args: &Args) -> Result<(Vec<Load>, [usize; 2])> {
+    let of_text = |text: &TextSpec, tokens: usize| Load {
+        stack: "text.stack.blocks.".to_owned(),
+        blocks: text.blocks.clone(),
+        tokens: args.batch * tokens,
+    };
+    let of_vision = |vision: &VisionSpec| Load {
+        stack: "vision.stack.blocks.".to_owned(),
+        blocks: vec![vision.block.clone(); vision.layers],
+        tokens: args.batch * vision.tokens(),
+    };
+    let text = match folder {
+        AnyFolder::Generative(folder) => &folder.plan.spec.text,
+        AnyFolder::Encoder(Encoder::Text(TextFolder { plan, .. }))
+        | AnyFolder::Weights(Weights::Text(plan, _)) => &plan.spec,
+        AnyFolder::Encoder(Encoder::Dual(DualFolder { plan, .. }))
+        | AnyFolder::Weights(Weights::Dual(plan, _)) => {
+            let (vision, text) = (&plan.spec.vision, &plan.spec.text);
+            let tokens = args.tokens.unwrap_or(text.context);
+            return Ok((vec![of_vision(vision), of_text(text, tokens)], [args.batch; 2]));
+        }
+        AnyFolder::Encoder(Encoder::Vision(VisionFolder { plan, .. }))
+        | AnyFolder::Weights(Weights::Vision(plan, _)) => {
+            return Ok((vec![of_vision(&plan.spec)], [0; 2]));
+        }
+    };
+    let tokens = args.tokens.unwrap_or(128);
+    if args.answer > tokens {
+        return Err(Usage("--answer is more than --tokens".into()).into());
+    }
+    Ok((vec![of_text(text, tokens)], [args.batch * args.answer, text.vocabulary]))
+}
+
 /// Tells what one method takes.
 struct Planning<'a> {
     config: Option<AdapterConfig>,
+    /// The beginning of the paths that are left as they are.
+    locked: Option<&'static str>,
     loads: &'a [Load],
     logits: [usize; 2],
     cost: Option<(usize, vlm_peft::Cost)>,
@@ -147,22 +170,21 @@ struct Planning<'a> {
 
 impl Change for Planning<'_> {
     fn change<M: Module>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
-        // The image tower is left as it is.
-        const LOCKED: &str = "vision.";
         let all = values(&model, &|_| true);
         let Some(config) = &self.config else {
-            let trained = values(&model, &|param| !param.path.starts_with(LOCKED));
+            let locked = |path: &str| self.locked.is_some_and(|start| path.starts_with(start));
+            let trained = values(&model, &|param| !locked(&param.path));
             let weights = 4.0 * all as f64;
             let cost = cost(weights, trained, self.loads, Trained::Full, self.logits);
             self.cost = Some((trained, cost));
             return Ok(model);
         };
-        let Some((adapted, adapter)) = tried(config, &model, names, Some(LOCKED))? else {
+        let Some((adapted, adapter)) = tried(config, &model, names, self.locked)? else {
             return Ok(model);
         };
         let trained = values(&adapted, &|param| param.trainable);
         let in_blocks = |param: &ParamInfo| {
-            param.path.starts_with("text.stack.")
+            self.loads.iter().any(|load| param.path.starts_with(&load.stack))
                 && param.path.ends_with(".weight")
                 && param.shape.len() == 2
         };

@@ -6,8 +6,9 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use serde::Serialize;
 use vlm_contrastive::index::{ENDINGS, walk};
-use vlm_contrastive::{Dual, embed_pictures, embed_texts, zero_shot::top_k};
+use vlm_contrastive::{embed_pictures, embed_texts, zero_shot::top_k};
 
+use crate::adapter::{AdapterArgs, open_dual};
 use crate::output;
 
 /// Arguments of `vlm retrieve`.
@@ -16,6 +17,8 @@ pub struct Args {
     /// The model folder.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
+    #[command(flatten)]
+    adapter: AdapterArgs,
     /// The folder of pictures; folders in it are searched too.
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
@@ -52,7 +55,7 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
         let (dir, endings) = (args.images.display(), ENDINGS.join(", "));
         bail!("{dir}: no pictures below it; give a folder that holds some ({endings})");
     }
-    let clip = Dual::open(&args.model, device)?;
+    let clip = open_dual(&args.model, args.adapter.dir(), None, device)?;
     let query = embed_texts(&clip, std::slice::from_ref(&args.query))
         .map_err(output::blame(&args.model))?;
     let features = embed_pictures(&clip, &paths).map_err(output::blame(&args.model))?;

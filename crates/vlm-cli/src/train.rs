@@ -15,7 +15,7 @@ use vlm_encoders::image::{CLIP_MEAN, CLIP_STD, ImageProcessor};
 use vlm_encoders::text::{Tokenizer, train_clip_bpe};
 use vlm_encoders::{Blueprint, ClipConfig, DualFolder, DualSpec, Start};
 use vlm_nn::ops::Precision;
-use vlm_peft::Adapted;
+use vlm_peft::{Adapted, AnyMethod};
 use vlm_store::write_file;
 use vlm_train::{
     Ending, MetricsLog, OptimConfig, RunDir, StopFlag, Task, Trainer, describe, peak_memory,
@@ -75,7 +75,11 @@ pub fn prepare(config: &RunConfig, device: &Device) -> Result<Parts> {
         data.truth()?;
     }
     if let Some(from) = &config.model.from {
-        let clip = DualFolder::open(from, device)?;
+        let four_bit = config.adapter.as_ref().and_then(|adapter| adapter.four_bit);
+        let mut clip = DualFolder::open_packed(from, four_bit, device)?;
+        if let Some(AnyMethod::Prompt(prompt)) = config.adapter.as_ref().map(|a| &a.method) {
+            adapter::leave_places(&mut clip.plan.spec.text, prompt.tokens)?;
+        }
         let shape = (clip.plan.clone(), clip.images.clone(), clip.tokenizer.clone());
         return Ok(Parts { data, validation, folder: shape, start: Beginning::Model(clip.into()) });
     }
@@ -262,7 +266,9 @@ impl Run<'_> {
         // Measured as others will use it: from the folder on disk.
         let run = &trained.run;
         let clip = match (&config.adapter, &config.model.from) {
-            (Some(_), Some(from)) => adapter::open_dual(from, &run.adapter(), device)?,
+            (Some(adapter), Some(from)) => {
+                adapter::open_dual(from, Some(&run.adapter()), adapter.four_bit, device)?
+            }
             _ => Dual::open(&run.model(), device)?,
         };
         let mut measured = Vec::new();

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use burn::tensor::Device;
 use serde::Serialize;
-use vlm_contrastive::{Classifier, Dual, embed_pictures, zero_shot};
+use vlm_contrastive::{Classifier, embed_pictures, zero_shot};
 
+use crate::adapter::{AdapterArgs, open_dual};
 use crate::labels::{Labels, TemplateChoice};
 use crate::output;
 
@@ -16,6 +17,8 @@ pub struct Args {
     /// The model folder.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
+    #[command(flatten)]
+    adapter: AdapterArgs,
     /// The pictures.
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     image: Vec<PathBuf>,
@@ -52,7 +55,7 @@ struct Guess {
 pub fn run(args: &Args, device: &Device) -> Result<()> {
     let labels = args.labels.read()?;
     let templates = args.templates.read()?;
-    let clip = Dual::open(&args.model, device)?;
+    let clip = open_dual(&args.model, args.adapter.dir(), None, device)?;
     let features = embed_pictures(&clip, &args.image).map_err(output::blame(&args.model))?;
     let classifier =
         Classifier::new(&clip, &labels, &templates).map_err(output::blame(&args.model))?;

@@ -153,10 +153,10 @@ impl<S> Blueprint<S> {
     }
 
     /// What the reference calls the parameter at `path` in memory, which is how adapters name it; `None`
-    /// where several lie in one tensor.
+    /// where it is of another shape there: one of several in a tensor, a convolution.
     pub fn in_memory(&self, path: &str, rank: usize) -> Option<String> {
         let named = self.named(path, rank);
-        named.part.is_none().then_some(named.name)
+        named.is_alike().then_some(named.name)
     }
 
     /// Loads a blank module.

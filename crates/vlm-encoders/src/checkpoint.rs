@@ -71,6 +71,11 @@ pub struct Named {
 }
 
 impl Named {
+    /// Whether the file has the same matrix or vector, perhaps the other way round.
+    pub fn is_alike(&self) -> bool {
+        self.part.is_none() && matches!(self.layout, Layout::Same | Layout::Transposed)
+    }
+
     /// The shape of the tensor in the file of a parameter that has this shape here.
     pub fn file_shape(&self, shape: &[usize]) -> Vec<usize> {
         let mut shape = self.layout.file_shape(shape);

@@ -85,19 +85,32 @@ impl Weights {
     /// If the architecture or one of its options is not supported, or a file is missing or
     /// damaged.
     pub fn open(dir: &Path, device: &Device) -> Result<Self, Error> {
+        Self::open_packed(dir, None, device)
+    }
+
+    /// The same; with `packed`, the linear maps of all blocks keep four bits of each weight.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_packed(
+        dir: &Path,
+        packed: Option<FourBitConfig>,
+        device: &Device,
+    ) -> Result<Self, Error> {
         let blueprint::Opened { plan, files, .. } = blueprint::read(dir)?;
         Ok(match plan.take_spec() {
             Spec::Vision(spec, projection) => {
                 let model = VisionModel::new(&spec, projection, device);
-                let model = plan.load(model, &files)?;
+                let model = plan.load_packed(model, &files, packed)?;
                 Weights::Vision(plan.with(spec), model)
             }
             Spec::Text(spec, projection) => {
-                let model = plan.load(TextModel::new(&spec, projection, device), &files)?;
+                let model = TextModel::new(&spec, projection, device);
+                let model = plan.load_packed(model, &files, packed)?;
                 Weights::Text(plan.with(spec), model)
             }
             Spec::Dual(spec) => {
-                let model = plan.load(DualModel::new(&spec, device), &files)?;
+                let model = plan.load_packed(DualModel::new(&spec, device), &files, packed)?;
                 Weights::Dual(plan.with(spec), model)
             }
         })
@@ -227,13 +240,25 @@ impl DualFolder {
     /// # Errors
     /// As [`Encoder::open`], and if the folder holds one tower only.
     pub fn open(dir: &Path, device: &Device) -> Result<Self, Error> {
+        Self::open_packed(dir, None, device)
+    }
+
+    /// The same; with `packed`, the linear maps of all blocks keep four bits of each weight.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_packed(
+        dir: &Path,
+        packed: Option<FourBitConfig>,
+        device: &Device,
+    ) -> Result<Self, Error> {
         let one = |what: &str| Error::Config {
             path: dir.join("config.json"),
             reason: format!(
                 "holds {what} encoder; this needs one of pictures and texts, such as CLIP or SigLIP"
             ),
         };
-        match Encoder::open(dir, device)? {
+        match Encoder::open_packed(dir, packed, device)? {
             Encoder::Dual(folder) => Ok(folder),
             Encoder::Vision(_) => Err(one("only an image")),
             Encoder::Text(_) => Err(one("only a text")),

@@ -100,11 +100,10 @@ impl Plan {
     }
 
     /// What transformers calls the parameter at `path` in memory, which is how adapters name it; `None`
-    /// where it has several in one.
+    /// where it is of another shape there: one of several in a tensor, a convolution.
     pub fn in_memory(&self, path: &str, rank: usize) -> Option<String> {
         let named = self.named(path, rank);
-        let alone = named.part.is_none();
-        alone.then(|| families::in_memory(&named.name, self.model_type()))
+        named.is_alike().then(|| families::in_memory(&named.name, self.model_type()))
     }
 
     /// The tensors of a model as its file holds them, with their shapes there.

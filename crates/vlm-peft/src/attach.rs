@@ -10,7 +10,8 @@ use vlm_nn::four_bit::Packed;
 use vlm_nn::params::{self, PathStack};
 
 use crate::site::{Names, found};
-use crate::{AnyMethod, Error, Site, Targets, Weight};
+use crate::whole::Whole;
+use crate::{AnyMethod, Beside, Error, Site, Targets, Weight};
 
 /// An adapter that hangs on a model.
 #[derive(Clone, Debug)]
@@ -23,6 +24,10 @@ pub struct Adapter {
     pub targets: Targets,
     /// Where it hangs.
     pub sites: Vec<Site>,
+    /// What else of the model was asked to train.
+    pub beside: Beside,
+    /// The tensors of that.
+    pub whole: Vec<Whole>,
 }
 
 /// Hangs an adapter on a model, which says what it said before if the method starts without effect.
@@ -39,8 +44,26 @@ pub fn attach<M: Module>(
     names: &Names<'_>,
     seed: u64,
 ) -> Result<(M, Adapter), Error> {
+    attach_with(model, name, method, targets, &Beside::default(), names, seed)
+}
+
+/// The same with tensors of the model itself that train beside the adapter.
+///
+/// # Errors
+/// As [`attach`]; if the model has no such tensors, or the method nothing beside it.
+pub fn attach_with<M: Module>(
+    model: M,
+    name: &str,
+    method: &AnyMethod,
+    targets: Option<&Targets>,
+    beside: &Beside,
+    names: &Names<'_>,
+    seed: u64,
+) -> Result<(M, Adapter), Error> {
     method.get().check()?;
-    let all = found(&model, method.get().hook(), names);
+    beside.check(method)?;
+    let mut all = found(&model, method.get().hook(), names);
+    all.retain(|site| !beside.saves(&site.module));
     let targets = targets.cloned().unwrap_or_else(|| method.get().targets(&all));
     let sites = targets.choose(&all)?;
     method.get().fits(&sites, &all)?;
@@ -50,7 +73,9 @@ pub fn attach<M: Module>(
         let part = method.get().part(site, &weights[&site.path], seed)?;
         parts.push((site.path.clone(), part));
     }
-    let adapter = Adapter { name: name.to_owned(), method: method.clone(), targets, sites };
+    let whole = beside.chosen(&model, &sites, names)?;
+    let (name, method, beside) = (name.to_owned(), method.clone(), beside.clone());
+    let adapter = Adapter { name, method, targets, sites, beside, whole };
     Ok((hung(model, &adapter, parts)?, adapter))
 }
 
@@ -106,6 +131,9 @@ fn only_training<M: Module>(model: M, all: &ByPath, adapter: &Adapter) -> M {
         })
         .collect();
     params::set_trainable(model, &|path| {
+        if adapter.whole.iter().any(|whole| whole.path == path) {
+            return true;
+        }
         let Some((part, param)) = path.rsplit_once('.') else { return false };
         mine.iter().any(|place| part.starts_with(place.as_str()))
             && adapter.method.get().trains(param)

@@ -35,6 +35,14 @@ pub enum Trained<'a> {
 impl Load {
     /// Bytes that a step keeps for its backward pass.
     pub fn kept(&self, trained: Trained<'_>) -> f64 {
+        // A tower in which nothing learns keeps nothing.
+        if let Trained::Adapter(_, sites) = trained {
+            let tower = self.stack.split_once('.').map_or(&*self.stack, |(tower, _)| tower);
+            let inside = |site: &Site| site.path.split('.').next() == Some(tower);
+            if !sites.iter().any(inside) {
+                return 0.0;
+            }
+        }
         let blocks = self.blocks.iter().enumerate();
         let values: usize = blocks.map(|(i, block)| self.of_block(i, block, trained)).sum();
         (values * self.tokens) as f64 * VALUE * BESIDE

@@ -8,13 +8,15 @@ use burn::tensor::{Device, Tensor, TensorData};
 use regex::Regex;
 use serde_json::{Map, Value, json};
 use vlm_nn::adapter::{self, Bottleneck as Narrow, LowRank, Part, Scale, Scaling, Side};
+use vlm_nn::params;
 use vlm_store::{Float, StagedDir, TensorFiles, TensorSpec, write_file, write_tensors};
 
 use crate::attach::hung;
 use crate::bottleneck::{Form, Start};
 use crate::front::{self, Prefix, PrefixStart, Prompt, PromptStart};
 use crate::site::{Names, found};
-use crate::{Adapter, AnyMethod, Bottleneck, Error, Ia3, Lora, Site, Targets};
+use crate::whole::{Biases, Whole, filled};
+use crate::{Adapter, AnyMethod, Beside, Bottleneck, Error, Ia3, Lora, Site, Targets};
 
 /// The version of peft whose fields are written.
 const PEFT: &str = "0.21.2";
@@ -70,6 +72,10 @@ pub fn save<M: Module>(
         tensors.extend(parts.map(|(end, data)| (key(site, end), data)));
     }
     tensors.extend(front::joined(&adapter.sites, part).map(|rows| (ROWS.to_owned(), rows)));
+    let whole = |path: &str| adapter.whole.iter().find(|whole| whole.path == path);
+    params::read_chosen(model, &|path| whole(path).is_some(), &mut |path, data| {
+        tensors.extend(whole(path).map(|whole| (inside(&whole.name), whole.other_way(data))));
+    });
     let specs: Vec<TensorSpec> = tensors
         .iter()
         .map(|(name, data)| TensorSpec { name: name.clone(), shape: data.shape().to_vec() })
@@ -121,11 +127,16 @@ fn described(adapter: &Adapter, base: &Base) -> Map<String, Value> {
         false => adapter.targets.clone(),
     };
     adapter.method.get().describe(&targets, &adapter.sites, &mut fields);
+    let Beside { bias, modules_to_save } = &adapter.beside;
+    if let Some(field) = fields.get_mut("bias") {
+        *field = json!(bias);
+    }
+    let saved = if modules_to_save.is_empty() { Value::Null } else { json!(modules_to_save) };
     for (key, value) in [
         ("auto_mapping", Value::Null),
         ("base_model_name_or_path", json!(base.model)),
         ("inference_mode", json!(true)),
-        ("modules_to_save", Value::Null),
+        ("modules_to_save", saved),
         ("peft_version", json!(PEFT)),
         ("revision", Value::Null),
         ("task_type", json!(base.task)),
@@ -168,7 +179,9 @@ pub fn load<M: Module>(
     let fields: Map<String, Value> =
         serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
     let method = method_of(&fields).map_err(&wrong)?;
-    method.get().check().map_err(|e| wrong(e.to_string()))?;
+    let beside = beside_of(&fields).map_err(&wrong)?;
+    let checked = method.get().check().and_then(|()| beside.check(&method));
+    checked.map_err(|e| wrong(e.to_string()))?;
     let all = found(&model, method.get().hook(), names);
     let file = dir.join(TENSORS);
     let tensors = TensorFiles::open_file(&file)?;
@@ -184,8 +197,9 @@ pub fn load<M: Module>(
             return Err(misfit("is missing".to_owned()));
         }
         let parts = front::split(&chosen, tensors.read(ROWS)?, device).map_err(misfit)?;
-        let name = name.to_owned();
-        let adapter = Adapter { name, method, targets, sites: chosen };
+        let (name, sites) = (name.to_owned(), chosen);
+        let (beside, whole) = (Beside::default(), Vec::new());
+        let adapter = Adapter { name, method, targets, sites, beside, whole };
         return Ok((hung(model, &adapter, parts)?, adapter));
     }
     let targets: Targets = match fields.get("target_modules") {
@@ -202,9 +216,14 @@ pub fn load<M: Module>(
         parts.push((site.path.clone(), part));
         chosen.push(site);
     }
+    let whole = beside.chosen(&model, &chosen, names)?;
+    whole.iter().for_each(|whole| looked.whole(whole, &tensors));
     let Looked { seen, mut differences } = looked;
     if differences.is_empty() {
-        let surplus = tensors.names().filter(|name| !seen.contains(*name));
+        // With `bias`, peft writes what it saves a second time under these names.
+        let twice =
+            |name: &str| name.contains(".modules_to_save.") || name.contains(".original_module.");
+        let surplus = tensors.names().filter(|name| !seen.contains(*name) && !twice(name));
         differences.extend(surplus.map(|name| format!("the model has no place for `{name}`")));
     }
     if parts.is_empty() && differences.is_empty() {
@@ -213,13 +232,21 @@ pub fn load<M: Module>(
     if !differences.is_empty() {
         return Err(Error::Misfit { path: file, differences });
     }
-    let adapter = Adapter { name: name.to_owned(), method: method.clone(), targets, sites: chosen };
+    let model =
+        filled(model, &whole, |whole| Ok(whole.other_way(tensors.read(&inside(&whole.name))?)))?;
+    let (name, method, sites) = (name.to_owned(), method.clone(), chosen);
+    let adapter = Adapter { name, method, targets, sites, beside, whole };
     Ok((hung(model, &adapter, parts)?, adapter))
 }
 
 /// The name of a map's tensor that ends so.
 fn key(site: &Site, end: &str) -> String {
-    format!("base_model.model.{}.{end}", site.module)
+    inside(&format!("{}.{end}", site.module))
+}
+
+/// What peft calls a tensor of the model that it wraps.
+fn inside(name: &str) -> String {
+    format!("base_model.model.{name}")
 }
 
 /// Which tensors a model has a place for, and what does not fit it.
@@ -227,6 +254,21 @@ fn key(site: &Site, end: &str) -> String {
 struct Looked {
     seen: BTreeSet<String>,
     differences: Vec<String>,
+}
+
+impl Looked {
+    /// Looks for a tensor of the model itself.
+    fn whole(&mut self, whole: &Whole, tensors: &TensorFiles) {
+        let (name, want) = (inside(&whole.name), whole.file_shape());
+        match tensors.shape(&name) {
+            Some(found) if found == want => {}
+            Some(found) => {
+                self.differences.push(format!("`{name}` is {found:?}, the model has {want:?}"));
+            }
+            None => self.differences.push(format!("`{name}` is missing")),
+        }
+        self.seen.insert(name);
+    }
 }
 
 /// α of maps that have one of their own.
@@ -257,9 +299,9 @@ fn method_of(fields: &Map<String, Value>) -> Result<AnyMethod, String> {
     let is = |key: &str| fields.get(key).and_then(Value::as_bool).unwrap_or(false);
     let number =
         |key: &str, default: f64| fields.get(key).and_then(Value::as_f64).unwrap_or(default);
-    for key in ["bias", "modules_to_save", "use_qalora", "use_bdlora", "arrow_config"] {
+    for key in ["use_qalora", "use_bdlora", "arrow_config"] {
         let value = fields.get(key).unwrap_or(&Value::Null);
-        if !(value.is_null() || *value == json!(false) || *value == json!("none")) {
+        if !(value.is_null() || *value == json!(false)) {
             return Err(format!("`{key}` is {value}, which is not supported"));
         }
     }
@@ -314,6 +356,19 @@ fn method_of(fields: &Map<String, Value>) -> Result<AnyMethod, String> {
             "peft_type is `{other}`; LORA, IA3, PREFIX_TUNING, PROMPT_TUNING and BOTTLENECK are known"
         )),
     }
+}
+
+/// What trained beside the adapter that a configuration speaks of.
+fn beside_of(fields: &Map<String, Value>) -> Result<Beside, String> {
+    let given = |key: &str| fields.get(key).filter(|value| !value.is_null()).cloned();
+    let wrong = |key: &str, value: &Value| format!("`{key}` is {value}, which is not known");
+    let bias = given("bias").map_or(Ok(Biases::None), |value| {
+        serde_json::from_value(value.clone()).map_err(|_| wrong("bias", &value))
+    })?;
+    let modules_to_save = given("modules_to_save").map_or(Ok(Vec::new()), |value| {
+        serde_json::from_value(value.clone()).map_err(|_| wrong("modules_to_save", &value))
+    })?;
+    Ok(Beside { bias, modules_to_save })
 }
 
 /// Reads parts.

@@ -126,7 +126,7 @@ impl Method for Prefix {
     /// Of the stack that reads text, or the first one.
     fn targets(&self, sites: &[Site]) -> Targets {
         let stacks: Vec<&str> = sites.iter().filter_map(|site| place(site).map(|p| p.0)).collect();
-        let reads = |stack: &&&str| stack.starts_with("text.");
+        let reads = |stack: &&&str| stack.split('.').any(|part| part == "text");
         let chosen = stacks.iter().find(reads).or(stacks.first()).copied();
         let of = |site: &&Site| place(site).map(|(stack, ..)| stack) == chosen;
         let names = sites.iter().filter(|_| chosen.is_some()).filter(of);

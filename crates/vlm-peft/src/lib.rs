@@ -56,8 +56,11 @@ mod site;
 mod target;
 #[cfg(feature = "train")]
 mod task;
+mod whole;
 
-pub use attach::{Adapter, attach, attached, detach, merge, merge_weighted, switch, train_only};
+pub use attach::{
+    Adapter, attach, attach_with, attached, detach, merge, merge_weighted, switch, train_only,
+};
 pub use bottleneck::{Bottleneck, Form, Start};
 pub use cost::{Cost, Load, Trained, cost};
 pub use error::Error;
@@ -71,3 +74,4 @@ pub use site::{Names, Site, Weight, own_names, sites};
 pub use target::Targets;
 #[cfg(feature = "train")]
 pub use task::Adapted;
+pub use whole::{Beside, Biases, Whole};

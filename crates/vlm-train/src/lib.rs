@@ -46,7 +46,7 @@ pub use checkpoint::{Checkpoint, Progressed};
 pub use error::{BoxError, Error};
 pub use features::{FeatureCache, Vectors, stamp, stamp_folder};
 pub use grads::Grads;
-pub use memory::peak_memory;
+pub use memory::{keep_freed_memory, peak_memory};
 pub use metrics::{MetricsError, MetricsLog, Record};
 pub use optimizer::{AdamW, OptimConfig, Optimizer};
 pub use progress::Progress;

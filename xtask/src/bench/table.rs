@@ -80,7 +80,7 @@ pub fn tokens(backend: &str, readings: &[Reading]) -> String {
 }
 
 /// The tasks of bench-adapt.
-pub const METHODS: [(&str, &str); 11] = [
+pub const METHODS: [(&str, &str); 14] = [
     ("full", "all weights, AdamW"),
     ("lora", "LoRA, queries and values"),
     ("lora-all", "LoRA, all maps"),
@@ -88,13 +88,19 @@ pub const METHODS: [(&str, &str); 11] = [
     ("dora", "DoRA, queries and values"),
     ("qlora", "QLoRA, all maps"),
     ("ia3", "(IA)³"),
+    ("series", "series adapters"),
+    ("pfeiffer", "adapters as Pfeiffer's"),
     ("parallel", "parallel adapters"),
     ("prefix", "prefix"),
+    ("prompt", "prompt"),
     ("infer", "no training"),
     ("merged", "no training, LoRA merged"),
 ];
 /// Those that the Python program has not.
-pub const OURS_ALONE: [&str; 2] = ["lora-fa", "parallel"];
+pub const OURS_ALONE: [&str; 4] = ["lora-fa", "series", "pfeiffer", "parallel"];
+/// Those that a CLIP model takes, too: peft has no rows in front of its texts.
+pub const OF_CLIP: [&str; 8] =
+    ["full", "lora", "lora-all", "lora-fa", "dora", "qlora", "ia3", "parallel"];
 
 /// Seconds a step and peak memory by method.
 pub fn methods(backend: &str, readings: &[Reading]) -> String {

@@ -17,6 +17,7 @@ use vlm_contrastive::{
 use vlm_datasets::Dataset;
 use vlm_fusion::metrics;
 
+use crate::adapter::{AdapterArgs, open_dual};
 use crate::labels::TemplateChoice;
 use crate::output::{self, Usage};
 
@@ -26,6 +27,8 @@ pub struct Args {
     /// The model folder; vqa, caption and boxes can score --predictions in its place.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    adapter: AdapterArgs,
     /// A shipped set (emoji), a caption file or a folder; NAME:SPLIT picks a split, otherwise it is
     /// `test`, and of few-label, which learns from the set, `train`.
     #[arg(long, value_name = "NAME|DIR")]
@@ -101,12 +104,17 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     args.generated.refuse()?;
     let templates = args.templates.read()?;
     if args.task == Task::FewLabel {
+        if args.adapter.dir().is_some() {
+            let reason =
+                "--adapter is not of --task few-label; `vlm merge` makes one model of both";
+            return Err(Usage(reason.into()).into());
+        }
         return few_label::run(args, &templates, device);
     }
     args.few.refuse()?;
     let model = args.model()?;
     let mut data = Dataset::open(&args.data, "test")?;
-    let clip = Dual::open(model, device)?;
+    let clip = open_dual(model, args.adapter.dir(), None, device)?;
     let features = features(&clip, &data, model)?;
     let (task, metrics) = if args.task == Task::ZeroShot {
         caption_labels(&mut data);

@@ -10,7 +10,7 @@ use vlm_encoders::{Encoder, TextFolder};
 use vlm_fusion::decode::{Decode, Prompt};
 use vlm_fusion::{GenerativeFolder, Prepared};
 
-use crate::adapter::{self, wear_text};
+use crate::adapter::{open_encoder, open_generative};
 
 /// A model folder that makes text.
 pub enum Speaker {
@@ -35,15 +35,12 @@ impl Speaker {
     /// If it cannot be opened, or its model makes no text.
     pub fn open(dir: &Path, adapter: Option<&Path>, device: &Device) -> Result<Self> {
         if GenerativeFolder::is_one(dir) {
-            return Ok(Speaker::Generative(Box::new(adapter::open(dir, adapter, device)?)));
+            return Ok(Speaker::Generative(Box::new(open_generative(dir, adapter, None, device)?)));
         }
-        match Encoder::open(dir, device)? {
-            Encoder::Text(mut folder)
+        match open_encoder(dir, adapter, None, device)? {
+            Encoder::Text(folder)
                 if folder.plan.spec.head.is_some() && folder.model.text.causal() =>
             {
-                if let Some(adapter) = adapter {
-                    wear_text(&mut folder, adapter, device)?;
-                }
                 Ok(Speaker::Text(Box::new(folder)))
             }
             _ => bail!(

@@ -76,7 +76,7 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
     let mut measured = Vec::new();
     if !evals.is_empty() {
         let four_bit = config.adapter.as_ref().and_then(|adapter| adapter.four_bit);
-        let folder = adapter::open_packed(&model, adapter.as_deref(), four_bit, device)?;
+        let folder = adapter::open_generative(&model, adapter.as_deref(), four_bit, device)?;
         for (eval, data) in &evals {
             let asked = Asked::new(&folder, &model, (data, eval.limit), generative)?;
             measured.push((eval, asked));

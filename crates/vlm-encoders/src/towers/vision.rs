@@ -43,6 +43,11 @@ impl VisionSpec {
     pub fn patches(&self) -> usize {
         (self.image.0 / self.patch) * (self.image.1 / self.patch)
     }
+
+    /// How many tokens such a picture is for the blocks.
+    pub fn tokens(&self) -> usize {
+        usize::from(self.class) + self.registers + self.patches()
+    }
 }
 
 /// Which tokens the norm after the stack is for.

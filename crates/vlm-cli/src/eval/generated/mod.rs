@@ -15,7 +15,7 @@ use vlm_fusion::metrics::{Expected, Row, Table, Task, table};
 use vlm_fusion::spatial::Codec;
 use vlm_fusion::task::{QUESTION, Telling, ask};
 
-use crate::adapter::{self, AdapterArgs};
+use crate::adapter::open_generative;
 use crate::output::{self, Usage};
 use crate::train::joined::Pace;
 
@@ -30,8 +30,6 @@ pub struct Args {
     /// With --model: keeps what the model said, in the form of --predictions.
     #[arg(long, value_name = "FILE.jsonl")]
     save: Option<PathBuf>,
-    #[command(flatten)]
-    adapter: AdapterArgs,
     /// With --model: so many samples, spread evenly over the set; all if not given.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -58,7 +56,6 @@ impl Args {
         let given = [
             ("--predictions", self.predictions.is_some()),
             ("--save", self.save.is_some()),
-            ("--adapter", self.adapter.adapter.is_some()),
             ("--limit", self.limit.is_some()),
             ("--blind", self.blind),
         ];
@@ -112,7 +109,7 @@ pub fn run(all: &super::Args, task: Task, device: &Device) -> Result<()> {
         (Some(predictions), _) => predictions::read(predictions, &data, &chosen)?,
         (None, model) => {
             let model = model.as_deref().unwrap_or(Path::new("."));
-            let folder = adapter::open(model, args.adapter.adapter.as_deref(), device)?;
+            let folder = open_generative(model, all.adapter.dir(), None, device)?;
             let telling =
                 Telling { question: &args.question, blind: args.blind, boxes: Codec::Numbers };
             let said = answers(&folder, model, &samples, telling, args.max_tokens)?;
