@@ -7,16 +7,17 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use vlm_contrastive::{Dual, JoinedFolder};
-use vlm_encoders::{Blueprint, DualFolder, DualSpec, Encoder, FourBitConfig, TextFolder, TextSpec};
+use vlm_encoders::{Blueprint, DualFolder, Encoder, FourBitConfig, TextFolder, TextSpec};
 use vlm_fusion::task::{GenerativeConfig, Part};
 use vlm_fusion::{GenerativeFolder, Plan};
 use vlm_peft::{
     Adapter, AnyMethod, Base, Beside, Biases, Error, Names, Shape, Targets, attach_with, load,
-    merge,
+    merge, use_ranks,
 };
 
 use crate::config::ModelConfig;
 use crate::folder::{Change, change_encoder};
+use crate::output;
 
 /// The name of the one adapter that a model wears here.
 const NAME: &str = "default";
@@ -77,25 +78,25 @@ impl AdapterConfig {
             trained.then(|| plan.in_memory(path, rank)).flatten()
         };
         let (model, adapter) = self.hung(model, NAME, &names, seed)?;
-        let base = self.base(generative.from.as_deref(), &plan.spec.text, "CAUSAL_LM");
+        let base = self.base(generative.from.as_deref(), Some(&plan.spec.text), "CAUSAL_LM");
         Ok((model, adapter, base))
     }
 
-    /// Hangs the adapter on a dual encoder, which lies in the model at `inside`.
+    /// Hangs the adapter on an encoder, which lies in the model at `inside`; `text` is the part of it that
+    /// reads.
     ///
     /// # Errors
     /// If it does not fit the model.
-    pub fn attach_dual<M: Module>(
+    pub fn attach_encoder<M: Module, S>(
         &self,
-        model: M,
-        inside: &str,
-        plan: &Blueprint<DualSpec>,
+        (model, inside): (M, &str),
+        (plan, text): (&Blueprint<S>, Option<&TextSpec>),
         from: Option<&Path>,
         seed: u64,
     ) -> Result<(M, Adapter, Base)> {
         let names = |path: &str, rank: usize| plan.in_memory(path.strip_prefix(inside)?, rank);
         let (model, adapter) = self.hung(model, NAME, &names, seed)?;
-        Ok((model, adapter, self.base(from, &plan.spec.text, "FEATURE_EXTRACTION")))
+        Ok((model, adapter, self.base(from, text, "FEATURE_EXTRACTION")))
     }
 
     /// Hangs the adapter on a model.
@@ -114,18 +115,17 @@ impl AdapterConfig {
     }
 
     /// What the adapter's file says of the model.
-    fn base(&self, from: Option<&Path>, text: &TextSpec, task: &str) -> Base {
-        let block = &text.shape;
-        let shape = Shape {
+    fn base(&self, from: Option<&Path>, text: Option<&TextSpec>, task: &str) -> Base {
+        let text = text.map(|text| Shape {
             layers: text.blocks.len(),
-            heads: block.heads,
-            kv_heads: block.kv_heads.unwrap_or(block.heads),
-        };
+            heads: text.shape.heads,
+            kv_heads: text.shape.kv_heads.unwrap_or(text.shape.heads),
+        });
         let rows = matches!(self.method, AnyMethod::Prefix(_) | AnyMethod::Prompt(_));
         Base {
             model: from.map(|dir| dir.display().to_string()),
             task: rows.then(|| task.to_owned()),
-            text: Some(shape),
+            text,
         }
     }
 }
@@ -136,25 +136,48 @@ pub struct AdapterArgs {
     /// A folder with an adapter for the model, as peft writes it.
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
+    /// Only so many ranks of the adapter: for one that DyLoRA trained.
+    #[arg(long, value_name = "N", requires = "adapter", value_parser = output::count)]
+    pub adapter_ranks: Option<usize>,
+}
+
+/// An adapter to put on a model.
+#[derive(Clone, Copy)]
+pub struct Worn<'a> {
+    /// Its folder.
+    pub dir: &'a Path,
+    /// So many of its ranks; all if not given.
+    pub ranks: Option<usize>,
+}
+
+impl<'a> Worn<'a> {
+    /// All of an adapter.
+    pub fn of(dir: &'a Path) -> Self {
+        Worn { dir, ranks: None }
+    }
 }
 
 impl AdapterArgs {
-    /// The folder.
-    pub fn dir(&self) -> Option<&Path> {
-        self.adapter.as_deref()
+    /// What is to be put on.
+    pub fn worn(&self) -> Option<Worn<'_>> {
+        let dir = self.adapter.as_deref()?;
+        Some(Worn { dir, ranks: self.adapter_ranks })
     }
 }
 
 /// Puts an adapter on a model. What is a change of weights becomes one, and costs nothing; but weights of
 /// four bits cannot take it up.
 struct Wear<'a> {
-    dir: &'a Path,
+    adapter: Worn<'a>,
     device: &'a Device,
 }
 
 impl Change for Wear<'_> {
     fn change<M: Module>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
-        let (model, adapter) = load(model, NAME, self.dir, names, self.device)?;
+        let (mut model, adapter) = load(model, NAME, self.adapter.dir, names, self.device)?;
+        if let Some(ranks) = self.adapter.ranks {
+            model = use_ranks(model, &adapter, ranks)?;
+        }
         if vlm_nn::adapter::all(&model).values().any(|adapters| adapters.packed.is_some()) {
             return Ok(model);
         }
@@ -172,15 +195,15 @@ impl Change for Wear<'_> {
 /// If one of them cannot be read, or the adapter is for another model.
 pub fn open_generative(
     dir: &Path,
-    adapter: Option<&Path>,
+    adapter: Option<Worn<'_>>,
     four_bit: Option<FourBitConfig>,
     device: &Device,
 ) -> Result<GenerativeFolder> {
     let mut folder = GenerativeFolder::open_packed(dir, four_bit, device)?;
-    if let Some(dir) = adapter {
+    if let Some(adapter) = adapter {
         let plan = &folder.plan;
         let names = |path: &str, rank: usize| plan.in_memory(path, rank);
-        folder.model = Wear { dir, device }.change(folder.model.clone(), &names)?;
+        folder.model = Wear { adapter, device }.change(folder.model.clone(), &names)?;
     }
     Ok(folder)
 }
@@ -191,13 +214,13 @@ pub fn open_generative(
 /// As [`open_generative`].
 pub fn open_encoder(
     dir: &Path,
-    adapter: Option<&Path>,
+    adapter: Option<Worn<'_>>,
     four_bit: Option<FourBitConfig>,
     device: &Device,
 ) -> Result<Encoder> {
     let mut encoder = Encoder::open_packed(dir, four_bit, device)?;
-    if let Some(dir) = adapter {
-        change_encoder(&mut encoder, &mut Wear { dir, device })?;
+    if let Some(adapter) = adapter {
+        change_encoder(&mut encoder, &mut Wear { adapter, device })?;
         match &mut encoder {
             Encoder::Text(TextFolder { plan, model, .. }) => {
                 leave_places(&mut plan.spec, front(&model.text.tokens))?;
@@ -243,7 +266,7 @@ pub fn leave_places(text: &mut TextSpec, rows: usize) -> Result<()> {
 /// As [`open_generative`]; if it is none, or there is an adapter and it is of two towers.
 pub fn open_dual(
     dir: &Path,
-    adapter: Option<&Path>,
+    adapter: Option<Worn<'_>>,
     four_bit: Option<FourBitConfig>,
     device: &Device,
 ) -> Result<Dual> {

@@ -39,7 +39,7 @@ pub struct Args {
 /// Talks until the input ends.
 pub fn run(args: &Args, device: &Device) -> Result<()> {
     let sampling = args.sampling.read(&args.model)?;
-    let speaker = Speaker::open(&args.model, args.adapter.adapter.as_deref(), device)?;
+    let speaker = Speaker::open(&args.model, args.adapter.worn(), device)?;
     if !speaker.tokenizer().can_chat() {
         bail!(
             "{}: has no chat template; use vlm generate --raw for a model that was not trained to chat",

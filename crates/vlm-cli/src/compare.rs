@@ -21,13 +21,13 @@ pub struct Args {
     /// What to train on.
     #[arg(long, value_name = "SET")]
     data: String,
-    /// What to measure the adapted models on.
-    #[arg(long, value_name = "SET")]
-    test: String,
+    /// What to measure the adapted models on. If given again, on that as well: what they knew before, say.
+    #[arg(long, value_name = "SET", required = true)]
+    test: Vec<String>,
     /// Samples of it at most, of a model that speaks.
     #[arg(long, value_name = "N")]
     test_limit: Option<usize>,
-    /// The methods; `vlm methods` lists them.
+    /// The methods; `vlm methods` lists them. Settings may follow: lora,lora:r=1,qlora:four_bit.code=fp4.
     #[arg(long, value_name = "NAME", value_delimiter = ',', required = true)]
     methods: Vec<String>,
     /// Runs of each method, with seeds from 1 on.
@@ -39,7 +39,7 @@ pub struct Args {
     /// Pictures of a step.
     #[arg(long, value_name = "N", default_value_t = 8)]
     batch: usize,
-    /// The learning rate of a method, such as --lr ia3=5e-3 [default: what suits it].
+    /// The learning rate of an entry of --methods, such as --lr ia3=5e-3 [default: what suits it].
     #[arg(long, value_name = "NAME=RATE")]
     lr: Vec<String>,
     /// Change a setting of all runs, such as --set model.generative.pack=8.
@@ -63,6 +63,8 @@ struct Row {
     mean: f64,
     /// Standard deviation over the seeds.
     deviation: f64,
+    /// Means on what else was measured.
+    also: Vec<f64>,
     trained_values: u64,
     peak_memory_bytes: u64,
     step_seconds: f64,
@@ -76,11 +78,11 @@ struct Row {
 /// If a method is not known or a run fails.
 pub fn run(args: &Args, globals: &[String]) -> Result<ExitCode> {
     for method in &args.methods {
-        methods::find(method)?;
+        methods::find(parts(method).0)?;
     }
     let mut rates = Vec::new();
     for setting in &args.lr {
-        let rate = setting.split_once('=').filter(|(name, rate)| {
+        let rate = setting.rsplit_once('=').filter(|(name, rate)| {
             args.methods.iter().any(|method| method == name) && rate.parse::<f64>().is_ok()
         });
         match rate {
@@ -104,7 +106,7 @@ pub fn run(args: &Args, globals: &[String]) -> Result<ExitCode> {
                 None => return Ok(ExitCode::from(130)),
             }
         }
-        rows.push(row(method, &runs)?);
+        rows.push(row(method, &runs, args.test.len())?);
     }
     let table = table(&rows);
     write(&args.out.join("compare.md"), &table)?;
@@ -129,13 +131,19 @@ impl Args {
         rate: Option<&str>,
         globals: &[String],
     ) -> Result<Option<PathBuf>> {
-        let out = self.out.join(format!("{method}-{seed}"));
+        let (name, settings) = parts(method);
+        let plain = |c: char| if c.is_alphanumeric() || ".-".contains(c) { c } else { '_' };
+        let folder: String = method.chars().map(plain).collect();
+        let out = self.out.join(format!("{folder}-{seed}"));
         if out.join("summary.json").exists() {
             return Ok(Some(out));
         }
         let mut command = Command::new(std::env::current_exe()?);
         command.args(globals).arg("finetune").arg("--model").arg(&self.model);
-        command.args(["--method", method, "--data", &self.data, "--test", &self.test]);
+        command.args(["--method", name, "--data", &self.data]);
+        for test in &self.test {
+            command.args(["--test", test]);
+        }
         command.args(["--steps", &self.steps.to_string(), "--batch", &self.batch.to_string()]);
         command.args(["--seed", &seed.to_string()]).arg("--out").arg(&out);
         if let Some(limit) = self.test_limit {
@@ -144,7 +152,7 @@ impl Args {
         if let Some(rate) = rate {
             command.args(["--lr", rate]);
         }
-        for setting in &self.set {
+        for setting in settings.iter().copied().chain(self.set.iter().map(String::as_str)) {
             command.args(["--set", setting]);
         }
         if out.join("checkpoints").exists() {
@@ -159,13 +167,20 @@ impl Args {
     }
 }
 
+/// An entry of `--methods`: a method, and settings of it.
+fn parts(entry: &str) -> (&str, Vec<&str>) {
+    let mut parts = entry.split(':');
+    (parts.next().unwrap_or_default(), parts.collect())
+}
+
 fn write(path: &Path, text: &str) -> Result<()> {
     Ok(write_file(path, &mut |w| w.write_all(text.as_bytes()))?)
 }
 
-/// What the runs of a method came to.
-fn row(method: &str, runs: &[PathBuf]) -> Result<Row> {
-    let (mut measure, mut values) = (String::new(), Vec::new());
+/// What the runs of a method came to, which were measured on so many sets.
+fn row(method: &str, runs: &[PathBuf], tests: usize) -> Result<Row> {
+    let mut measure = String::new();
+    let mut values = vec![Vec::new(); tests.max(1)];
     let (mut trained, mut memory, mut seconds) = (0, 0, Vec::new());
     for run in runs {
         let path = run.join("summary.json");
@@ -173,18 +188,26 @@ fn row(method: &str, runs: &[PathBuf]) -> Result<Row> {
         let text = std::fs::read_to_string(&path).with_context(wrong)?;
         let summary: Value = serde_json::from_str(&text).with_context(wrong)?;
         let metrics = summary["metrics"].as_object().with_context(wrong)?;
-        let (name, value) = metrics.iter().next().with_context(wrong)?;
-        measure = name.rsplit('_').next().unwrap_or(name).to_owned();
-        values.push(value.as_f64().with_context(wrong)?);
+        for (number, values) in values.iter_mut().enumerate() {
+            let start = if number == 0 { "test_".into() } else { format!("test-{}_", number + 1) };
+            let found = metrics.iter().find_map(|(name, value)| {
+                Some((name.strip_prefix(&start)?.to_owned(), value.as_f64()?))
+            });
+            let (name, value) = found.with_context(wrong)?;
+            values.push(value);
+            if number == 0 {
+                measure = name;
+            }
+        }
         let cost = summary["cost"].as_object().with_context(wrong)?;
         trained = cost.values().filter_map(|part| part["trainable"].as_u64()).sum();
         memory = memory.max(cost.get("peak_memory_bytes").and_then(Value::as_u64).unwrap_or(0));
         seconds.extend(cost.get("step_seconds").and_then(Value::as_f64));
     }
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-    let middle = mean(&values);
-    let square = values.iter().map(|x| (x - middle).powi(2)).sum::<f64>();
-    let deviation = (square / (values.len().max(2) - 1) as f64).sqrt();
+    let middle = mean(&values[0]);
+    let square = values[0].iter().map(|x| (x - middle).powi(2)).sum::<f64>();
+    let deviation = (square / (runs.len().max(2) - 1) as f64).sqrt();
     let losses = match runs.first() {
         Some(run) => MetricsLog::read(&run.join("metrics.jsonl"))?,
         None => Vec::new(),
@@ -197,6 +220,7 @@ fn row(method: &str, runs: &[PathBuf]) -> Result<Row> {
         measure,
         mean: middle,
         deviation,
+        also: values[1..].iter().map(|values| mean(values)).collect(),
         trained_values: trained,
         peak_memory_bytes: memory,
         step_seconds: mean(&seconds),
@@ -204,32 +228,37 @@ fn row(method: &str, runs: &[PathBuf]) -> Result<Row> {
     })
 }
 
-const HEAD: [&str; 6] = ["method", "±", "trained", "peak memory", "s a step", "runs"];
-
 fn cells(row: &Row) -> Vec<String> {
-    vec![
+    let mut cells = vec![
         row.method.clone(),
         format!("{:.2}", 100.0 * row.mean),
         format!("{:.2}", 100.0 * row.deviation),
+    ];
+    cells.extend(row.also.iter().map(|mean| format!("{:.2}", 100.0 * mean)));
+    cells.extend([
         format!("{:.3} M", row.trained_values as f64 / 1e6),
         output::size(row.peak_memory_bytes),
         format!("{:.3}", row.step_seconds),
         row.runs.to_string(),
-    ]
+    ]);
+    cells
 }
 
 fn head(rows: &[Row]) -> Vec<String> {
     let measure = rows.first().map_or("measure", |row| &row.measure);
-    let mut head: Vec<String> = HEAD.iter().map(|cell| (*cell).to_owned()).collect();
-    head.insert(1, measure.to_owned());
+    let mut head = vec!["method".to_owned(), measure.to_owned(), "±".to_owned()];
+    let also = rows.first().map_or(0, |row| row.also.len());
+    head.extend((0..also).map(|number| format!("on set {}", number + 2)));
+    head.extend(["trained", "peak memory", "s a step", "runs"].map(str::to_owned));
     head
 }
 
 /// As Markdown.
 fn table(rows: &[Row]) -> String {
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-    let mut text = line(head(rows));
-    text += &format!("|---|{}\n", "--:|".repeat(HEAD.len()));
+    let head = head(rows);
+    let mut text = format!("|---|{}\n", "--:|".repeat(head.len() - 1));
+    text.insert_str(0, &line(head));
     rows.iter().for_each(|row| text += &line(cells(row)));
     text
 }
@@ -238,7 +267,7 @@ fn page(args: &Args, rows: &[Row]) -> String {
     let mut report = Report::new(&format!("Methods compared on {}", args.model.display()));
     report.facts(&[
         ("data", args.data.clone()),
-        ("test", args.test.clone()),
+        ("test", args.test.join(", ")),
         ("steps", args.steps.to_string()),
         ("pictures of a step", args.batch.to_string()),
         ("seeds", args.seeds.to_string()),
@@ -299,7 +328,7 @@ mod tests {
                 run
             })
             .collect();
-        let rows = [row("lora", &runs).unwrap()];
+        let rows = [row("lora", &runs, 1).unwrap()];
         assert_eq!(
             table(&rows),
             "| method | accuracy | ± | trained | peak memory | s a step | runs |\n\
@@ -307,6 +336,6 @@ mod tests {
              | lora | 60.00 | 14.14 | 1.500 M | 2.00 GB | 0.250 | 2 |\n"
         );
         std::fs::write(runs[0].join("summary.json"), "{}").unwrap();
-        assert!(row("lora", &runs).is_err());
+        assert!(row("lora", &runs, 1).is_err());
     }
 }

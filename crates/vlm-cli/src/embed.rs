@@ -62,7 +62,7 @@ enum Embedding {
 /// Embeds pictures or texts.
 pub fn run(args: &Args, device: &Device) -> Result<()> {
     let dir = &args.model;
-    if JoinedFolder::is_one(dir) && args.adapter.dir().is_none() {
+    if JoinedFolder::is_one(dir) && args.adapter.worn().is_none() {
         if args.hidden.is_some() {
             let dir = dir.display();
             anyhow::bail!(
@@ -71,7 +71,7 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
         }
         return features(&JoinedFolder::open(dir, device)?, args);
     }
-    let encoder = open_encoder(dir, args.adapter.dir(), None, device)?;
+    let encoder = open_encoder(dir, args.adapter.worn(), None, device)?;
     if let Some(path) = &args.hidden {
         let tensors = hidden(&encoder, args, device)?;
         write(path, tensors)?;

@@ -27,13 +27,14 @@ pub struct Args {
     /// What decides which weights are best.
     #[arg(long, value_name = "SET")]
     val: Option<String>,
-    /// What the adapted model is measured on at the end.
+    /// What the adapted model is measured on at the end; may be given several times.
     #[arg(long, value_name = "SET")]
-    test: Option<String>,
+    test: Vec<String>,
     /// Samples of it at most, of a model that speaks.
     #[arg(long, value_name = "N")]
     test_limit: Option<usize>,
-    /// The folder of the run; the adapter goes to DIR/adapter, as peft writes and reads it.
+    /// The folder of the run; the adapter goes to DIR/adapter, as peft writes and reads it, and a model
+    /// all of whose weights trained to DIR/model.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Linear maps that the adapter hangs on, by the last parts of their names, or a regular
@@ -112,8 +113,8 @@ impl Args {
         };
         all.extend(self.set.iter().map(place));
         let mut config = RunConfig::parse("", Path::new("vlm finetune"), &all)?;
-        config.eval.extend(self.test.iter().map(|test| EvalConfig {
-            name: "test".to_owned(),
+        config.eval.extend(self.test.iter().enumerate().map(|(number, test)| EvalConfig {
+            name: if number == 0 { "test".to_owned() } else { format!("test-{}", number + 1) },
             note: test.clone(),
             data: test.clone(),
             limit: self.test_limit,

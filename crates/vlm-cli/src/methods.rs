@@ -29,9 +29,18 @@ pub struct Named {
 }
 
 const LORA: f64 = 5e-4;
+/// The one that has no adapter.
+pub const FULL: &str = "full";
 
 /// All of them.
-pub const ALL: [Named; 13] = [
+pub const ALL: [Named; 14] = [
+    Named {
+        name: FULL,
+        settings: &[],
+        lr: 2e-5,
+        what: "all weights, with AdamW",
+        choose: "where there is memory for it and much to learn",
+    },
     Named {
         name: "lora",
         settings: &["method=\"lora\""],
@@ -152,16 +161,19 @@ impl Named {
         self.settings.iter().map(|setting| format!("adapter.{setting}"))
     }
 
-    /// The `[adapter]` that it stands for.
+    /// The `[adapter]` that it stands for; `None` if there is none.
     ///
     /// # Errors
     /// Never, as the tests see to.
-    pub fn config(&self) -> Result<AdapterConfig> {
+    pub fn config(&self) -> Result<Option<AdapterConfig>> {
+        if self.settings.is_empty() {
+            return Ok(None);
+        }
         let mut table = toml::Table::new();
         for setting in self.settings {
             set(&mut table, setting)?;
         }
-        Ok(table.try_into()?)
+        Ok(Some(table.try_into()?))
     }
 }
 
@@ -233,7 +245,7 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
 
 /// Counts what a method would train.
 struct Counting {
-    config: AdapterConfig,
+    config: Option<AdapterConfig>,
     /// The beginning of the paths that nothing is hung on.
     locked: Option<&'static str>,
     counted: Option<(usize, usize)>,
@@ -241,10 +253,13 @@ struct Counting {
 
 impl Change for Counting {
     fn change<M: Module>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
-        if let Some((adapted, _)) = tried(&self.config, &model, names, self.locked)? {
-            let trained = values(&adapted, &|param| param.trainable);
-            self.counted = Some((trained, values(&model, &|_| true)));
-        }
+        let locked = |path: &str| self.locked.is_some_and(|start| path.starts_with(start));
+        let trained = match &self.config {
+            None => Some(values(&model, &|param| !locked(&param.path))),
+            Some(config) => tried(config, &model, names, self.locked)?
+                .map(|(adapted, _)| values(&adapted, &|param| param.trainable)),
+        };
+        self.counted = trained.map(|trained| (trained, values(&model, &|_| true)));
         Ok(model)
     }
 }
@@ -282,7 +297,10 @@ mod tests {
     #[test]
     fn every_name_stands_for_a_method() {
         for method in &ALL {
-            let config = method.config().unwrap();
+            let Some(config) = method.config().unwrap() else {
+                assert_eq!(method.name, FULL);
+                continue;
+            };
             config.method.get().check().unwrap();
             assert_eq!(config.four_bit.is_some(), method.name == "qlora");
             // QLoRA is LoRA on another base.

@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use serde::Serialize;
 use vlm_encoders::{DualFolder, Encoder, TextFolder, TextSpec, VisionFolder, VisionSpec, Weights};
 use vlm_nn::params::ParamInfo;
-use vlm_peft::{Error, Load, Names, Trained, cost};
+use vlm_peft::{AnyMethod, Error, Load, Names, Trained, cost};
 
 use crate::adapter::AdapterConfig;
 use crate::folder::{AnyFolder, Change};
@@ -80,15 +80,16 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     let mut folder = AnyFolder::open_weights(&args.model, &device.clone().autodiff())?;
     let (loads, logits) = loads(&folder, args)?;
     let mut rows = Vec::new();
-    for method in std::iter::once(None).chain(methods::ALL.iter().map(Some)) {
-        let config = method.map(methods::Named::config).transpose()?;
+    for method in &methods::ALL {
+        let config = method.config()?;
         // The image tower of a model that speaks is left as it is.
         let locked = matches!(folder, AnyFolder::Generative(_)).then_some("vision.");
-        let mut planning = Planning { config, locked, loads: &loads, logits, cost: None };
+        let batch = args.batch;
+        let mut planning = Planning { config, locked, loads: &loads, batch, logits, cost: None };
         folder.change(&mut planning)?;
         let Some((trained_values, cost)) = planning.cost else { continue };
         rows.push(Row {
-            method: method.map_or("full", |method| method.name),
+            method: method.name,
             trained_values,
             weights_bytes: cost.weights,
             learned_bytes: cost.learned,
@@ -164,6 +165,7 @@ struct Planning<'a> {
     /// The beginning of the paths that are left as they are.
     locked: Option<&'static str>,
     loads: &'a [Load],
+    batch: usize,
     logits: [usize; 2],
     cost: Option<(usize, vlm_peft::Cost)>,
 }
@@ -188,10 +190,20 @@ impl Change for Planning<'_> {
                 && param.path.ends_with(".weight")
                 && param.shape.len() == 2
         };
+        // Learned tokens in front are tokens like others.
+        let front = match &config.method {
+            AnyMethod::Prompt(prompt) => prompt.tokens * self.batch,
+            _ => 0,
+        };
+        let longer = |load: &Load| {
+            let more = if load.stack.starts_with("text.") { front } else { 0 };
+            Load { tokens: load.tokens + more, ..load.clone() }
+        };
+        let loads: Vec<Load> = self.loads.iter().map(longer).collect();
         let packed = if config.four_bit.is_some() { values(&model, &in_blocks) } else { 0 };
         let weights = 4.0 * (all - packed) as f64 + 4.127 / 8.0 * packed as f64;
         let how = Trained::Adapter(&config.method, &adapter.sites);
-        self.cost = Some((trained, cost(weights, trained, self.loads, how, self.logits)));
+        self.cost = Some((trained, cost(weights, trained, &loads, how, self.logits)));
         Ok(model)
     }
 }

@@ -55,7 +55,7 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
         let (dir, endings) = (args.images.display(), ENDINGS.join(", "));
         bail!("{dir}: no pictures below it; give a folder that holds some ({endings})");
     }
-    let clip = open_dual(&args.model, args.adapter.dir(), None, device)?;
+    let clip = open_dual(&args.model, args.adapter.worn(), None, device)?;
     let query = embed_texts(&clip, std::slice::from_ref(&args.query))
         .map_err(output::blame(&args.model))?;
     let features = embed_pictures(&clip, &paths).map_err(output::blame(&args.model))?;

@@ -2,6 +2,7 @@
 
 pub mod generative;
 pub mod joined;
+mod solo;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,7 +14,7 @@ use vlm_contrastive::{ContrastiveTask, Dual, DualEncoder};
 use vlm_datasets::Dataset;
 use vlm_encoders::image::{CLIP_MEAN, CLIP_STD, ImageProcessor};
 use vlm_encoders::text::{Tokenizer, train_clip_bpe};
-use vlm_encoders::{Blueprint, ClipConfig, DualFolder, DualSpec, Start};
+use vlm_encoders::{Blueprint, ClipConfig, DualFolder, DualSpec, Encoder, Start};
 use vlm_nn::ops::Precision;
 use vlm_peft::{Adapted, AnyMethod};
 use vlm_store::write_file;
@@ -21,9 +22,10 @@ use vlm_train::{
     Ending, MetricsLog, OptimConfig, RunDir, StopFlag, Task, Trainer, describe, peak_memory,
 };
 
+use crate::adapter::{self, Worn};
 use crate::config::RunConfig;
 use crate::eval::Measured;
-use crate::{adapter, eval, output, report};
+use crate::{eval, output, report};
 
 /// Arguments of `vlm train`.
 #[derive(clap::Args)]
@@ -69,14 +71,19 @@ pub type Shape = (Blueprint<DualSpec>, ImageProcessor, Tokenizer);
 /// # Errors
 /// If data or model cannot be read, or do not fit.
 pub fn prepare(config: &RunConfig, device: &Device) -> Result<Parts> {
+    let four_bit = config.adapter.as_ref().and_then(|adapter| adapter.four_bit);
+    let open = |from: &PathBuf| DualFolder::open_packed(from, four_bit, device);
+    parts(config, config.model.from.as_ref().map(open).transpose()?)
+}
+
+/// The same with a model that has been opened.
+fn parts(config: &RunConfig, from: Option<DualFolder>) -> Result<Parts> {
     let data = Dataset::open(&config.data.train, "train")?;
     let validation = config.data.val.as_ref().map(|v| Dataset::open(v, "val")).transpose()?;
     if let Some(data) = validation.as_ref().filter(|data| !data.labels.is_empty()) {
         data.truth()?;
     }
-    if let Some(from) = &config.model.from {
-        let four_bit = config.adapter.as_ref().and_then(|adapter| adapter.four_bit);
-        let mut clip = DualFolder::open_packed(from, four_bit, device)?;
+    if let Some(mut clip) = from {
         if let Some(AnyMethod::Prompt(prompt)) = config.adapter.as_ref().map(|a| &a.method) {
             adapter::leave_places(&mut clip.plan.spec.text, prompt.tokens)?;
         }
@@ -183,10 +190,18 @@ pub fn configured(
     }
     if let Some(towers) = &run.config.model.towers {
         let (task, model, facts) = joined::prepare(&run.config, towers, &run.out, device)?;
-        return run.go(&task, model, task.samples(), facts);
+        return run.go(&task, model, &run.config.optim, task.samples(), facts);
     }
     let training = device.clone().autodiff();
-    let parts = prepare(&run.config, &training)?;
+    let four_bit = run.config.adapter.as_ref().and_then(|adapter| adapter.four_bit);
+    let open = |from: &PathBuf| Encoder::open_packed(from, four_bit, &training);
+    let from = match run.config.model.from.as_ref().map(open).transpose()? {
+        None => None,
+        Some(Encoder::Dual(folder)) => Some(folder),
+        Some(Encoder::Vision(folder)) => return solo::pictures(&run, folder),
+        Some(Encoder::Text(folder)) => return solo::texts(&run, folder),
+    };
+    let parts = parts(&run.config, from)?;
     let task = task(&run.config, &parts)?;
     let facts = facts(&parts.folder.0.spec);
     let (loss, seed) = (run.config.loss, run.config.seed);
@@ -197,12 +212,18 @@ pub fn configured(
         }
     };
     let samples = parts.data.samples.len();
-    let Some(adapter) = &run.config.adapter else { return run.go(&task, model, samples, facts) };
+    let mut optim = run.config.optim.clone();
+    let Some(adapter) = &run.config.adapter else {
+        return run.go(&task, model, &optim, samples, facts);
+    };
     let from = run.config.model.from.as_deref();
     let plan = &parts.folder.0;
-    let (model, adapter, base) = adapter.attach_dual(model, "clip.", plan, from, seed)?;
+    let text = Some(&plan.spec.text);
+    let (model, adapter, base) =
+        adapter.attach_encoder((model, "clip."), (plan, text), from, seed)?;
+    optim.lr_scale.extend(adapter.rates(&model));
     let task = Adapted::new(&task, adapter, base, seed);
-    run.go(&task, model, samples, facts)
+    run.go(&task, model, &optim, samples, facts)
 }
 
 /// What the report says of a model, by name.
@@ -246,6 +267,7 @@ impl Run<'_> {
         &self,
         task: &T,
         model: T::Model,
+        optim: &OptimConfig,
         samples: usize,
         facts: Facts,
     ) -> Result<ExitCode> {
@@ -260,14 +282,15 @@ impl Run<'_> {
                 Ok((e.name.clone(), e.note.clone(), data))
             })
             .collect::<Result<_>>()?;
-        let Some(trained) = self.train(task, model, samples, &config.optim)? else {
+        let Some(trained) = self.train(task, model, samples, optim)? else {
             return Ok(ExitCode::from(130));
         };
         // Measured as others will use it: from the folder on disk.
         let run = &trained.run;
         let clip = match (&config.adapter, &config.model.from) {
             (Some(adapter), Some(from)) => {
-                adapter::open_dual(from, Some(&run.adapter()), adapter.four_bit, device)?
+                let dir = run.adapter();
+                adapter::open_dual(from, Some(Worn::of(&dir)), adapter.four_bit, device)?
             }
             _ => Dual::open(&run.model(), device)?,
         };

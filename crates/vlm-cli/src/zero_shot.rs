@@ -55,7 +55,7 @@ struct Guess {
 pub fn run(args: &Args, device: &Device) -> Result<()> {
     let labels = args.labels.read()?;
     let templates = args.templates.read()?;
-    let clip = open_dual(&args.model, args.adapter.dir(), None, device)?;
+    let clip = open_dual(&args.model, args.adapter.worn(), None, device)?;
     let features = embed_pictures(&clip, &args.image).map_err(output::blame(&args.model))?;
     let classifier =
         Classifier::new(&clip, &labels, &templates).map_err(output::blame(&args.model))?;

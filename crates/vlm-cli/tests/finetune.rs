@@ -192,7 +192,7 @@ fn an_adapter_goes_on_where_it_was_stopped_and_its_checkpoint_is_small() {
 #[test]
 fn methods_are_listed_and_compared() {
     let listed = works(vlm().arg("methods"));
-    assert!(listed.contains("lora-fa") && listed.lines().count() == 14, "{listed}");
+    assert!(listed.contains("lora-fa") && listed.lines().count() == 15, "{listed}");
     let counted = works(vlm().arg("methods").arg("--model").arg(model()));
     let lora = counted.lines().find(|line| line.starts_with("lora ")).unwrap();
     assert!(lora.contains(" %") && !lora.contains(" 0.00 %"), "{lora}");
@@ -207,6 +207,10 @@ fn methods_are_listed_and_compared() {
     };
     let table = works(&mut compare("ia3,prefix"));
     assert!(table.contains("| ia3 |") && table.contains("| prefix |"), "{table}");
+    // A method with settings, and all weights.
+    let table = works(&mut compare("ia3,lora:r=1,full"));
+    assert!(table.contains("| lora:r=1 |") && table.contains("| full |"), "{table}");
+    assert!(out.join("lora_r_1-2/adapter").exists() && out.join("full-1/model").exists());
     assert!(out.join("compare.html").exists() && out.join("compare.json").exists());
     // What is finished is not made again.
     let made = || fs::metadata(out.join("ia3-2/summary.json")).unwrap().modified().unwrap();
@@ -239,9 +243,11 @@ fn memory_is_planned() {
     assert!(peak(&["--batch", "64"], "dora") > peak(&["--batch", "64"], "lora"));
     refuses(&mut plan(&["--memory", "8 apples"]), 2, &["`apples` is no unit"]);
     refuses(&mut plan(&["--answer", "999"]), 2, &["--answer is more than --tokens"]);
+    // Of a dual encoder, both towers.
     let mut command = vlm();
-    command.arg("plan").arg("--model").arg(common::model());
-    refuses(&mut command, 1, &["only models that write texts are planned for"]);
+    command.arg("plan").arg("--model").arg(common::model()).args(["--batch", "4", "--json"]);
+    let rows: serde_json::Value = serde_json::from_str(&works(&mut command)).unwrap();
+    assert!(rows[0]["method"] == "full" && rows[0]["kept_bytes"].as_f64().unwrap() > 0.0);
 }
 
 #[test]
@@ -283,7 +289,7 @@ fn what_cannot_work_is_refused_in_one_line() {
         command.args(more);
         command
     };
-    refuses(&mut with("lorra", &[]), 2, &["--method lorra: no such method; there are lora"]);
+    refuses(&mut with("lorra", &[]), 2, &["--method lorra: no such method; there are full, lora"]);
     refuses(&mut with("lora", &["--set", "r=0"]), 1, &["r is 0; the rank must be at least 1"]);
     refuses(&mut with("lora", &["--set", "rank=4"]), 1, &["unknown field `rank`"]);
     refuses(&mut with("lora", &["--set", "r=99"]), 1, &["has only 16 ranks"]);

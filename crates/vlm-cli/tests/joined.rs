@@ -17,21 +17,7 @@ struct Towers {
 impl Towers {
     fn new(name: &str) -> Towers {
         let dir = fresh(&format!("joined-{name}"));
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vlm-encoders/tests/golden");
-        copy(&golden.join("encoders/dinov2"), &dir.join("vision"));
-        let images = json!({
-            "image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 20},
-            "crop_size": {"height": 16, "width": 16},
-        });
-        fs::write(dir.join("vision/preprocessor_config.json"), images.to_string()).unwrap();
-        copy(&golden.join("encoders/bert"), &dir.join("text"));
-        copy(&golden.join("tokenizer_kinds/bert-uncased"), &dir.join("text"));
-        // The tower has 40 rows, so the tokenizer gets 40 words: single letters, mostly.
-        let path = dir.join("text/tokenizer.json");
-        let mut words: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        let vocabulary = words["model"]["vocab"].as_object_mut().unwrap();
-        vocabulary.retain(|_, id| id.as_u64().unwrap() < 40);
-        fs::write(&path, words.to_string()).unwrap();
+        common::encoders(&dir);
         Towers { dir }
     }
 

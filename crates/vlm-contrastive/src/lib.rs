@@ -30,6 +30,8 @@ pub mod retrieval;
 mod sample;
 mod sides;
 #[cfg(feature = "train")]
+pub mod solo;
+#[cfg(feature = "train")]
 mod task;
 pub mod templates;
 pub mod zero_shot;

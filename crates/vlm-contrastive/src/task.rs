@@ -314,7 +314,7 @@ pub(crate) fn clamp(scale: Param<Tensor<1>>) -> Param<Tensor<1>> {
 }
 
 /// What went wrong with a sample, in the form that the loader hands on.
-struct Failed(BoxError);
+pub(crate) struct Failed(pub(crate) BoxError);
 
 impl From<DataError> for Failed {
     fn from(error: DataError) -> Self {

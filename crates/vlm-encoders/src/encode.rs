@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::folder::{DualFolder, TextFolder, VisionFolder, batch_pixels, batch_tokens, text_mask};
 use crate::image::{ImageProcessor, Patching, Pixels};
-use crate::models::normalize;
+use crate::models::{TextModel, VisionModel, normalize};
 use crate::text::Batch;
 use crate::towers::{Patches, States, TextPool, TextSpec, TextTower, VisionTower};
 use crate::{Encoder, Error};
@@ -127,6 +127,27 @@ impl VisionFolder {
         image_states(&self.model.vision, &self.images, pictures, layers, &device)
     }
 
+    /// Features of pictures by other weights of the same shape.
+    ///
+    /// # Errors
+    /// As [`encode_pictures`](PictureEncoder::encode_pictures).
+    pub fn features_of(
+        &self,
+        model: &VisionModel,
+        pictures: &[Pixels],
+    ) -> Result<Tensor<2>, Error> {
+        let device = model.vision.positions.device();
+        let features = |pictures: &[Pixels]| {
+            let states = image_states(&model.vision, &self.images, pictures, false, &device)?;
+            Ok(model.features(&states))
+        };
+        if self.images.patching().is_some() {
+            return features(pictures);
+        }
+        // Pictures that keep their proportions enter one size at a time.
+        by_size(pictures, &features)
+    }
+
     /// The state of pictures of one size after the first `depth` layers, `[pictures, tokens,
     /// width]`; later layers are not computed.
     ///
@@ -147,11 +168,7 @@ impl PictureEncoder for VisionFolder {
     }
 
     fn encode_pictures(&self, pictures: &[Pixels]) -> Result<Tensor<2>, Error> {
-        if self.images.patching().is_some() {
-            return Ok(self.model.features(&self.states(pictures, false)?));
-        }
-        // Pictures that keep their proportions enter one size at a time.
-        by_size(pictures, &|pictures| Ok(self.model.features(&self.states(pictures, false)?)))
+        self.features_of(&self.model, pictures)
     }
 }
 
@@ -173,16 +190,33 @@ impl TextFolder {
     /// # Errors
     /// If the tokenizer fails.
     pub fn states(&self, texts: &[String], layers: bool) -> Result<TextStates, Error> {
-        let device = self.model.text.tokens.device();
+        self.states_of(&self.model, texts, layers)
+    }
+
+    fn states_of(
+        &self,
+        model: &TextModel,
+        texts: &[String],
+        layers: bool,
+    ) -> Result<TextStates, Error> {
+        let device = model.text.tokens.device();
         let batch = self.tokenize(texts)?;
-        Ok(text_states(&self.model.text, &self.plan.spec, batch, layers, &device))
+        Ok(text_states(&model.text, &self.plan.spec, batch, layers, &device))
+    }
+
+    /// Features of texts by other weights of the same shape.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn features_of(&self, model: &TextModel, texts: &[String]) -> Result<Tensor<2>, Error> {
+        let TextStates { batch, states } = self.states_of(model, texts, false)?;
+        Ok(self.pooling.features(model, &states, &batch))
     }
 }
 
 impl TextEncoder for TextFolder {
     fn encode_texts(&self, texts: &[String]) -> Result<Tensor<2>, Error> {
-        let TextStates { batch, states } = self.states(texts, false)?;
-        Ok(self.pooling.features(&self.model, &states, &batch))
+        self.features_of(&self.model, texts)
     }
 }
 

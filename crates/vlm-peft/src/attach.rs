@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
-use vlm_nn::adapter::{self, Adapters, ByPath, Named, Part};
+use vlm_nn::adapter::{self, Adapters, ByPath, Named, Part, Ranks};
 use vlm_nn::four_bit::Packed;
 use vlm_nn::params::{self, PathStack};
 
@@ -198,6 +198,28 @@ pub fn switch<M: Module>(model: M, names: &[&str]) -> Result<M, Error> {
     }
     for named in all.values_mut().flat_map(|adapters| &mut adapters.parts) {
         named.active = names.contains(&named.name.as_str());
+    }
+    Ok(adapter::put(model, all))
+}
+
+/// Lets only the first ranks of an adapter's terms count: what DyLoRA learns to bear, and LoRA does not.
+///
+/// # Errors
+/// [`Error::Name`] if it is not on the model, [`Error::Setting`] if it has no ranks.
+pub fn use_ranks<M: Module>(model: M, adapter: &Adapter, ranks: usize) -> Result<M, Error> {
+    let (model, mut all) = adapter::take(model);
+    expect(&all, &adapter.name)?;
+    let first = Ranks::default();
+    first.use_first(ranks);
+    for named in all.values_mut().flat_map(|adapters| &mut adapters.parts) {
+        match &mut named.part {
+            _ if named.name != adapter.name => {}
+            Part::LowRank(part) => part.ranks = Some(first.clone()),
+            _ => {
+                let reason = format!("{} has no ranks", adapter.method.get().name());
+                return Err(Error::Setting(reason));
+            }
+        }
     }
     Ok(adapter::put(model, all))
 }

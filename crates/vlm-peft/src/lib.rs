@@ -60,6 +60,7 @@ mod whole;
 
 pub use attach::{
     Adapter, attach, attach_with, attached, detach, merge, merge_weighted, switch, train_only,
+    use_ranks,
 };
 pub use bottleneck::{Bottleneck, Form, Start};
 pub use cost::{Cost, Load, Trained, cost};

@@ -104,7 +104,7 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     args.generated.refuse()?;
     let templates = args.templates.read()?;
     if args.task == Task::FewLabel {
-        if args.adapter.dir().is_some() {
+        if args.adapter.worn().is_some() {
             let reason =
                 "--adapter is not of --task few-label; `vlm merge` makes one model of both";
             return Err(Usage(reason.into()).into());
@@ -114,7 +114,7 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     args.few.refuse()?;
     let model = args.model()?;
     let mut data = Dataset::open(&args.data, "test")?;
-    let clip = open_dual(model, args.adapter.dir(), None, device)?;
+    let clip = open_dual(model, args.adapter.worn(), None, device)?;
     let features = features(&clip, &data, model)?;
     let (task, metrics) = if args.task == Task::ZeroShot {
         caption_labels(&mut data);

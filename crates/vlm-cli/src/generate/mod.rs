@@ -85,7 +85,7 @@ struct Boxed {
 pub fn run(args: &Args, device: &Device) -> Result<()> {
     let mut sampling = args.sampling.read(&args.model)?;
     sampling.cached = !args.no_cache;
-    let speaker = Speaker::open(&args.model, args.adapter.adapter.as_deref(), device)?;
+    let speaker = Speaker::open(&args.model, args.adapter.worn(), device)?;
     let pictures =
         args.image.iter().map(|path| speaker.picture(path)).collect::<Result<Vec<_>>>()?;
     let prompt = speaker.prompt(&args.prompt, &pictures, args.raw)?;

@@ -10,7 +10,7 @@ use vlm_encoders::{Encoder, TextFolder};
 use vlm_fusion::decode::{Decode, Prompt};
 use vlm_fusion::{GenerativeFolder, Prepared};
 
-use crate::adapter::{open_encoder, open_generative};
+use crate::adapter::{Worn, open_encoder, open_generative};
 
 /// A model folder that makes text.
 pub enum Speaker {
@@ -33,7 +33,7 @@ impl Speaker {
     ///
     /// # Errors
     /// If it cannot be opened, or its model makes no text.
-    pub fn open(dir: &Path, adapter: Option<&Path>, device: &Device) -> Result<Self> {
+    pub fn open(dir: &Path, adapter: Option<Worn<'_>>, device: &Device) -> Result<Self> {
         if GenerativeFolder::is_one(dir) {
             return Ok(Speaker::Generative(Box::new(open_generative(dir, adapter, None, device)?)));
         }

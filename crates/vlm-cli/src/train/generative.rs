@@ -16,7 +16,7 @@ use vlm_train::Card;
 
 use super::joined::{Pace, features_of};
 use super::{Facts, Run};
-use crate::adapter;
+use crate::adapter::{self, Worn};
 use crate::config::RunConfig;
 use crate::eval::generated;
 use crate::inspect::{Preview, Seen};
@@ -76,7 +76,8 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
     let mut measured = Vec::new();
     if !evals.is_empty() {
         let four_bit = config.adapter.as_ref().and_then(|adapter| adapter.four_bit);
-        let folder = adapter::open_generative(&model, adapter.as_deref(), four_bit, device)?;
+        let worn = adapter.as_deref().map(Worn::of);
+        let folder = adapter::open_generative(&model, worn, four_bit, device)?;
         for (eval, data) in &evals {
             let asked = Asked::new(&folder, &model, (data, eval.limit), generative)?;
             measured.push((eval, asked));

@@ -9,6 +9,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 /// One thread, so that the order of sums and with it every bit is the same in each run.
 pub fn vlm() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vlm"));
@@ -182,4 +184,23 @@ pub fn fails(command: &mut Command, status: i32, words: &[&str]) -> Output {
 pub fn refuses(command: &mut Command, status: i32, words: &[&str]) {
     let done = fails(command, status, words);
     assert_eq!(text(&done.stderr).lines().count(), 1, "{}", text(&done.stderr));
+}
+
+/// A DINOv2 and a BERT of some thousand values, as the folders `vision` and `text`.
+pub fn encoders(dir: &Path) {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vlm-encoders/tests/golden");
+    copy(&golden.join("encoders/dinov2"), &dir.join("vision"));
+    let images = json!({
+        "image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 20},
+        "crop_size": {"height": 16, "width": 16},
+    });
+    fs::write(dir.join("vision/preprocessor_config.json"), images.to_string()).unwrap();
+    copy(&golden.join("encoders/bert"), &dir.join("text"));
+    copy(&golden.join("tokenizer_kinds/bert-uncased"), &dir.join("text"));
+    // The tower has 40 rows, so the tokenizer gets 40 words: single letters, mostly.
+    let path = dir.join("text/tokenizer.json");
+    let mut words: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let vocabulary = words["model"]["vocab"].as_object_mut().unwrap();
+    vocabulary.retain(|_, id| id.as_u64().unwrap() < 40);
+    fs::write(&path, words.to_string()).unwrap();
 }

@@ -109,7 +109,7 @@ pub fn run(all: &super::Args, task: Task, device: &Device) -> Result<()> {
         (Some(predictions), _) => predictions::read(predictions, &data, &chosen)?,
         (None, model) => {
             let model = model.as_deref().unwrap_or(Path::new("."));
-            let folder = open_generative(model, all.adapter.dir(), None, device)?;
+            let folder = open_generative(model, all.adapter.worn(), None, device)?;
             let telling =
                 Telling { question: &args.question, blind: args.blind, boxes: Codec::Numbers };
             let said = answers(&folder, model, &samples, telling, args.max_tokens)?;
