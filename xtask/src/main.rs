@@ -12,6 +12,7 @@ mod backend;
 mod bench;
 mod build;
 mod check;
+mod claims;
 mod data;
 mod fusions;
 mod golden;
@@ -47,6 +48,7 @@ enum Command {
     Setup(setup::Args),
     Seeds(seeds::Args),
     Fusions(fusions::Args),
+    Claims(claims::Args),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::run(&args),
         Command::Seeds(args) => seeds::run(&args),
         Command::Fusions(args) => fusions::run(&args),
+        Command::Claims(args) => claims::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

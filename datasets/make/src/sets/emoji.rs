@@ -191,9 +191,10 @@ fn write_lists(out: &Path, concepts: &[(&String, &Name)]) -> Result<()> {
                 "label": name.label,
                 "group": code,
             });
-            // The style that is never seen, in halves: one to adapt to it, one to measure that.
-            let half = (list == "test").then_some(["style-train", "style-test"][i % 2]);
-            for list in std::iter::once(list).chain(half) {
+            // The style that is never seen in parts: to adapt to it, and to measure that.
+            let parts = ["style-train", "style-val", "style-train", "style-test"];
+            let part = (list == "test").then_some(parts[i % 4]);
+            for list in std::iter::once(list).chain(part) {
                 let text = lists.entry(list).or_default();
                 text.push_str(&line.to_string());
                 text.push('\n');

@@ -1,0 +1,278 @@
+//! What the numbers say of the claims.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+/// What the runs of a method came to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    /// The mean over the seeds.
+    pub mean: f64,
+    deviation: f64,
+    trained: f64,
+    memory: f64,
+    /// The mean on what the model knew before.
+    before: f64,
+}
+
+/// All of them, by the entries of `vlm compare`.
+pub struct Outcomes {
+    all: BTreeMap<String, Outcome>,
+    seeds: usize,
+}
+
+impl Outcomes {
+    /// Those of a `compare.json`.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn read(rows: &Value, seeds: usize) -> Result<Self> {
+        let one = |row: &Value| {
+            let number = |value: &Value| value.as_f64().context("a number is missing");
+            let outcome = Outcome {
+                mean: number(&row["mean"])?,
+                deviation: number(&row["deviation"])?,
+                trained: number(&row["trained_values"])?,
+                memory: number(&row["peak_memory_bytes"])?,
+                before: row["also"][0].as_f64().unwrap_or(f64::NAN),
+            };
+            let name = row["method"].as_str().context("a name is missing")?;
+            Ok((name.to_owned(), outcome))
+        };
+        let rows = rows.as_array().context("it is no list")?;
+        Ok(Outcomes { all: rows.iter().map(one).collect::<Result<_>>()?, seeds })
+    }
+
+    /// The outcome of an entry.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn get(&self, entry: &str) -> Result<Outcome> {
+        self.all.get(entry).copied().with_context(|| format!("no runs of {entry}"))
+    }
+
+    /// By how much the first is above the second, and what that is worth: twice the standard error of the
+    /// difference is noise.
+    fn apart(&self, a: &str, b: &str) -> Result<(f64, Apart)> {
+        let (a, b) = (self.get(a)?, self.get(b)?);
+        let noise = 2.0 * ((a.deviation.powi(2) + b.deviation.powi(2)) / self.seeds as f64).sqrt();
+        let difference = a.mean - b.mean;
+        let apart = match difference {
+            d if d > noise => Apart::Above,
+            d if d < -noise => Apart::Below,
+            _ => Apart::Noise,
+        };
+        Ok((difference, apart))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Apart {
+    Above,
+    Noise,
+    Below,
+}
+
+/// What a paper says of two methods.
+enum Says {
+    /// The first is better.
+    Better,
+    /// The first is no worse.
+    Close,
+}
+
+/// A claim about two entries.
+const PAIRS: [(&str, &str, &str, Says); 11] = [
+    ("LoRA comes up to all weights", "lora", "full", Says::Close),
+    ("rank 1 is nearly enough", "lora:r=1", "lora", Says::Close),
+    (
+        "queries and values beat queries alone, of as many values",
+        "lora:r=4",
+        "lora:r=8:targets=[\"q_proj\"]",
+        Says::Better,
+    ),
+    ("rsLoRA keeps rank 64 useful", "rslora:r=64:alpha=8", "lora:r=64:alpha=8", Says::Better),
+    ("DoRA beats LoRA", "dora", "lora", Says::Better),
+    ("DoRA beats LoRA at rank 2", "dora:r=2", "lora:r=2", Says::Better),
+    ("four bits (NF4) cost nothing", "qlora:r=8:alpha=8", "lora:targets=all-linear", Says::Close),
+    ("NF4 beats FP4", "qlora:r=8:alpha=8", "qlora:r=8:alpha=8:four_bit.code=fp4", Says::Better),
+    (
+        "LoRA comes up to parallel adapters",
+        "lora:targets=all-linear",
+        "parallel:size=8",
+        Says::Close,
+    ),
+    ("parallel adapters beat series", "parallel:size=8", "series:size=16", Says::Better),
+    ("series adapters beat prefix", "series:size=16", "prefix", Says::Better),
+];
+
+fn percent(share: f64) -> String {
+    format!("{:.1}", 100.0 * share)
+}
+
+/// The claims as Markdown; `runs` is where the runs of the methods are.
+///
+/// # Errors
+/// If an outcome is missing.
+pub fn claims(outcomes: &Outcomes, ranks: &[[f64; 3]], runs: &Path) -> Result<String> {
+    let mut text = String::from("| claim | measured, % | holds |\n|---|---|---|\n");
+    let mut line = |claim: &str, measured: &str, holds: &str| {
+        text += &format!("| {claim} | {measured} | {holds} |\n");
+    };
+    for (claim, a, b, says) in &PAIRS {
+        let (difference, apart) = outcomes.apart(a, b)?;
+        let holds = match (says, apart) {
+            (_, Apart::Above) => "yes",
+            (Says::Close, Apart::Noise) => "yes, within noise",
+            (Says::Better, Apart::Noise) => "not seen: within noise",
+            (_, Apart::Below) => "no",
+        };
+        let (a, b) = (outcomes.get(a)?.mean, outcomes.get(b)?.mean);
+        let measured = format!("{} to {} ({:+.1})", percent(a), percent(b), 100.0 * difference);
+        line(claim, &measured, holds);
+    }
+    let (lora, full) = (outcomes.get("lora")?, outcomes.get("full")?);
+    line(
+        "LoRA trains far fewer values",
+        &format!("{:.1} % of them", 100.0 * lora.trained / full.trained),
+        if lora.trained < 0.1 * full.trained { "yes" } else { "no" },
+    );
+    line(
+        "LoRA forgets less than all weights do",
+        &format!("what was known before: {} to {}", percent(lora.before), percent(full.before)),
+        if lora.before > full.before { "yes" } else { "no" },
+    );
+    let (fa, all) = (outcomes.get("lora-fa")?, outcomes.get("lora:targets=all-linear")?);
+    line(
+        "LoRA-FA takes less memory than LoRA, all maps, and comes up to it",
+        &format!(
+            "{:.0} to {:.0} MB, {} to {}",
+            fa.memory / 1e6,
+            all.memory / 1e6,
+            percent(fa.mean),
+            percent(all.mean)
+        ),
+        match (fa.memory < all.memory, outcomes.apart("lora-fa", "lora:targets=all-linear")?.1) {
+            (true, Apart::Above | Apart::Noise) => "yes",
+            (true, Apart::Below) => "less memory, but not as good",
+            _ => "no",
+        },
+    );
+    let (plus, plain) = (first_below(runs, "lora-plus")?, steps(runs, "lora")?);
+    line(
+        "LoRA+ comes to LoRA's last loss in fewer steps",
+        &plus.map_or_else(
+            || format!("not in {plain} steps"),
+            |step| format!("{step} to {plain} steps"),
+        ),
+        if plus.is_some_and(|step| step < plain) { "yes" } else { "no" },
+    );
+    let gap = |of: usize| ranks.iter().map(|r| r[1] - r[of]).fold(f64::MIN, f64::max);
+    line(
+        "one DyLoRA serves all ranks",
+        &format!("at most {:.1} below a LoRA of the rank", 100.0 * gap(0)),
+        if gap(0) < gap(2) { "better than a LoRA that is cut" } else { "no" },
+    );
+    line(
+        "LoRA that is cut does not",
+        &format!("up to {:.1} below", 100.0 * gap(2)),
+        if gap(2) > gap(0) { "yes" } else { "no" },
+    );
+    Ok(text)
+}
+
+/// The learning rates that were chosen, and how much hangs on them.
+pub fn rates(spreads: &[(&str, f64, f64, String)]) -> String {
+    let mut text = String::from(
+        "| method | chosen learning rate | accuracy with it, % | with the worst of those tried |\n\
+         |---|--:|--:|--:|\n",
+    );
+    for (method, worst, best, rate) in spreads {
+        text += &format!("| {method} | {rate} | {} | {} |\n", percent(*best), percent(*worst));
+    }
+    text
+}
+
+/// Ranks of DyLoRA and LoRA.
+pub fn ranks(ranks: &[[f64; 3]]) -> String {
+    let mut text = String::from(
+        "| rank | one DyLoRA, cut | a LoRA of the rank | LoRA of rank 8, cut |\n|--:|--:|--:|--:|\n",
+    );
+    for (number, [dynamic, own, cut]) in ranks.iter().enumerate() {
+        let rank = number + 1;
+        text += &format!(
+            "| {rank} | {} | {} | {} |\n",
+            percent(*dynamic),
+            percent(*own),
+            percent(*cut)
+        );
+    }
+    text
+}
+
+/// Steps that a loss is the mean of.
+const WINDOW: usize = 10;
+
+/// The training losses of the first run of a method.
+fn losses(runs: &Path, method: &str) -> Result<Vec<f64>> {
+    let path = runs.join(format!("{method}-1/metrics.jsonl"));
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let trained = records.filter(|record| record["kind"] == "train");
+    Ok(trained.filter_map(|record| record["loss"].as_f64()).collect())
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+fn steps(runs: &Path, method: &str) -> Result<usize> {
+    Ok(losses(runs, method)?.len())
+}
+
+/// The first step at which a method's loss is as low as LoRA's at its end.
+fn first_below(runs: &Path, method: &str) -> Result<Option<usize>> {
+    let (lora, other) = (losses(runs, "lora")?, losses(runs, method)?);
+    let goal = mean(&lora[lora.len().saturating_sub(WINDOW)..]);
+    let found = other.windows(WINDOW).position(|window| mean(window) <= goal);
+    Ok(found.map(|start| start + WINDOW))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcomes(rows: &[(&str, f64, f64)]) -> Outcomes {
+        let rows: Vec<Value> = rows
+            .iter()
+            .map(|(method, mean, deviation)| {
+                serde_json::json!({
+                    "method": method, "mean": mean, "deviation": deviation, "also": [0.5],
+                    "trained_values": 10, "peak_memory_bytes": 1e9,
+                })
+            })
+            .collect();
+        Outcomes::read(&Value::Array(rows), 4).unwrap()
+    }
+
+    #[test]
+    fn what_is_less_than_twice_the_standard_error_is_noise() {
+        let all = outcomes(&[("a", 0.50, 0.02), ("b", 0.52, 0.02), ("c", 0.56, 0.02)]);
+        assert_eq!(all.apart("a", "b").unwrap().1, Apart::Noise);
+        assert_eq!(all.apart("a", "c").unwrap().1, Apart::Below);
+        assert_eq!(all.apart("c", "a").unwrap().1, Apart::Above);
+        assert!(all.apart("a", "d").unwrap_err().to_string().contains("no runs of d"));
+    }
+
+    #[test]
+    fn ranks_have_a_line_each() {
+        let text = ranks(&[[0.1, 0.2, 0.05], [0.2, 0.25, 0.1]]);
+        assert!(
+            text.ends_with("| 1 | 10.0 | 20.0 | 5.0 |\n| 2 | 20.0 | 25.0 | 10.0 |\n"),
+            "{text}"
+        );
+    }
+}
