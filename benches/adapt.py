@@ -32,8 +32,6 @@ def memory(field):
 
 def config(task, rank, clip):
     kind = None if clip else "CAUSAL_LM"
-    # A name for CLIP: `all-linear` means the maps to the shared space, too.
-    maps = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"] if clip else "all-linear"
     inner = "fc2" if clip else "down_proj"
 
     def lora(targets, **more):
@@ -42,8 +40,8 @@ def config(task, rank, clip):
     return {
         "lora": lambda: lora(TWO),
         "merged": lambda: lora(TWO),
-        "lora-all": lambda: lora(maps),
-        "qlora": lambda: lora(maps),
+        "lora-all": lambda: lora("all-linear"),
+        "qlora": lambda: lora("all-linear"),
         "dora": lambda: lora(TWO, use_dora=True),
         "ia3": lambda: IA3Config(
             target_modules=["k_proj", "v_proj", inner],
