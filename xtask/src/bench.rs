@@ -80,6 +80,9 @@ pub fn run(args: &Args) -> Result<()> {
             smollm2(args)?;
             println!("SmolLM2-135M\n");
             beside(args, "adapt", &[], &table::METHODS.map(|(task, _)| task), table::methods)?;
+            // Four bits are computed with in bfloat16 as a rule.
+            println!("\nSmolLM2-135M, bfloat16 (here: products of it, summed in f32)\n");
+            beside(args, "adapt", &["--precision", "medium"], &table::IN_BF16, table::methods)?;
             println!("\nCLIP ViT-B/32\n");
             // Both programs take the same random weights.
             beside(args, "adapt", &["--clip", CLIP], &table::OF_CLIP, table::methods)

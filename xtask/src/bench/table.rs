@@ -98,6 +98,8 @@ pub const METHODS: [(&str, &str); 14] = [
 ];
 /// Those that the Python program has not.
 pub const OURS_ALONE: [&str; 4] = ["lora-fa", "series", "pfeiffer", "parallel"];
+/// Those that are measured with bfloat16, too.
+pub const IN_BF16: [&str; 4] = ["full", "lora", "lora-all", "qlora"];
 /// Those that a CLIP model takes, too: peft has no rows in front of its texts.
 pub const OF_CLIP: [&str; 8] =
     ["full", "lora", "lora-all", "lora-fa", "dora", "qlora", "ia3", "parallel"];
