@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use serde_json::Value;
 
 use crate::backend::Backend;
@@ -28,8 +29,6 @@ const SEARCHED: [(&str, f64); 13] = [
     ("pfeiffer:size=16", 5e-4),
     ("parallel:size=8", 5e-4),
 ];
-/// What that rate is multiplied by.
-const FACTORS: [f64; 5] = [0.3, 1.0, 3.0, 10.0, 30.0];
 /// Further variants, and whose learning rate they take.
 const FURTHER: [(&str, &str); 13] = [
     ("lora:r=1", "lora"),
@@ -48,28 +47,85 @@ const FURTHER: [(&str, &str); 13] = [
 ];
 /// Ranks of DyLoRA and of the LoRA that is cut.
 const RANKS: usize = 8;
-/// What is adapted.
-const MODEL: &str = "runs/emoji/model";
-/// What it learns.
-const TRAIN: &str = "emoji:style-train";
-/// What the learning rates are chosen by.
-const CHOICE: &str = "emoji:style-val";
-/// What it is measured on, and what it knew before.
-const TEST: [&str; 2] = ["emoji:style-test", "emoji:val"];
 
-/// Adapt the main job's model to the style that it never saw, by every method, and hold the claims of
-/// their papers against it
+/// What is adapted, and to what.
+struct Subject {
+    name: &'static str,
+    model: &'static str,
+    /// What makes the model.
+    made_by: &'static str,
+    train: &'static str,
+    /// What the learning rates are chosen by.
+    choice: &'static str,
+    /// What is measured, and what the model knew before.
+    tests: [&'static str; 2],
+    /// Of models that speak, samples of them.
+    limit: Option<u32>,
+    task: &'static str,
+    measure: &'static str,
+    /// What each method's default rate is multiplied by in the search.
+    factors: &'static [f64],
+    batch: u32,
+    steps: u32,
+    settings: &'static [&'static str],
+}
+
+/// The main job's dual encoder, and the art style that it never saw.
+const CLIP: Subject = Subject {
+    name: "clip",
+    model: "runs/emoji/model",
+    made_by: "cargo xtask train",
+    train: "emoji:style-train",
+    choice: "emoji:style-val",
+    tests: ["emoji:style-test", "emoji:val"],
+    limit: None,
+    task: "zero-shot",
+    measure: "top1",
+    factors: &[0.3, 1.0, 3.0, 10.0, 30.0],
+    batch: 64,
+    steps: 120,
+    settings: &[],
+};
+/// A model of DINO's tower and SmolLM2 that describes scenes, and questions about other pictures.
+const VLM: Subject = Subject {
+    name: "vlm",
+    model: "runs/captions/model",
+    made_by: "cargo run --release -p vlm-cli -- train configs/captions.toml",
+    train: "easy-vqa:train",
+    choice: "easy-vqa:test",
+    tests: ["easy-vqa:test", "scenes:captions-val"],
+    limit: Some(400),
+    task: "vqa",
+    measure: "accuracy",
+    factors: &[1.0, 3.0],
+    batch: 8,
+    steps: 60,
+    settings: &["model.generative.pack=8", "train.matmul_precision=medium"],
+};
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum On {
+    /// The main job's dual encoder, adapted to the art style that it never saw
+    Clip,
+    /// The model of configs/captions.toml, adapted to questions about other pictures
+    Vlm,
+}
+
+/// Adapt a model by every method and hold the claims of their papers against it
 ///
 /// Searches a learning rate for each method with one seed, trains with several, and prints the methods, the
 /// ranks and the claims. Runs go to runs/claims; those that are finished are not made again.
 #[derive(clap::Args)]
 pub struct Args {
+    /// What is adapted
+    #[arg(long, value_enum, default_value = "clip")]
+    on: On,
     /// Runs of each method
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     seeds: u32,
-    /// Steps of each run
-    #[arg(long, value_name = "N", default_value_t = 120)]
-    steps: u32,
+    /// Steps of each run, in place of its own number
+    #[arg(long, value_name = "N")]
+    steps: Option<u32>,
     /// Where the runs go
     #[arg(long, value_name = "DIR", default_value = "runs/claims")]
     out: PathBuf,
@@ -83,20 +139,24 @@ pub struct Args {
 /// # Errors
 /// If the main job has not been run, or the build or a run fails.
 pub fn run(args: &Args) -> Result<()> {
-    if !shell::root().join(MODEL).is_dir() {
-        bail!("{MODEL}: not there; run `cargo xtask train` first");
+    let subject = match args.on {
+        On::Clip => &CLIP,
+        On::Vlm => &VLM,
+    };
+    if !shell::root().join(subject.model).is_dir() {
+        bail!("{}: not there; run `{}` first", subject.model, subject.made_by);
     }
-    let out = shell::root().join(&args.out);
+    let out = shell::root().join(&args.out).join(subject.name);
     let search = out.join("search");
     let entries = SEARCHED.iter().flat_map(|(method, lr)| {
-        FACTORS.iter().map(move |factor| format!("{method}:optim.lr={}", rate(lr * factor)))
+        subject.factors.iter().map(move |factor| format!("{method}:optim.lr={}", rate(lr * factor)))
     });
     let entries: Vec<String> = entries.collect();
-    let searched = args.compared(&entries, &[], 1, &[CHOICE], &search)?;
+    let searched = args.compared(subject, &entries, &[], 1, &[subject.choice], &search)?;
     let mut rates = Vec::new();
     let mut spreads = Vec::new();
     for (method, lr) in SEARCHED {
-        let found = FACTORS.iter().map(|factor| {
+        let found = subject.factors.iter().map(|factor| {
             let lr = rate(lr * factor);
             Ok((lr.clone(), searched.get(&format!("{method}:optim.lr={lr}"))?.mean))
         });
@@ -117,8 +177,8 @@ pub fn run(args: &Args) -> Result<()> {
         chosen.push(format!("{method}={lr}"));
     }
     let last = out.join("final");
-    let outcomes = args.compared(&entries, &chosen, args.seeds, &TEST, &last)?;
-    let ranks = args.ranks(&outcomes, &last)?;
+    let outcomes = args.compared(subject, &entries, &chosen, args.seeds, &subject.tests, &last)?;
+    let ranks = args.ranks(subject, &outcomes, &last)?;
 
     println!("{}", std::fs::read_to_string(last.join("compare.md"))?);
     println!("The last column but four is what the model knew before.\n");
@@ -133,10 +193,21 @@ fn rate(lr: f64) -> String {
     format!("{:.2e}", lr)
 }
 
+/// The measure of that name, over all kinds of samples.
+fn found(said: &Value, name: &str) -> Option<f64> {
+    let metrics = said.get("metrics").or_else(|| said["rows"][0].get("measures"))?;
+    match metrics {
+        Value::Object(all) => all.get(name)?.as_f64(),
+        // Pairs of a name and a value.
+        all => all.as_array()?.iter().find(|pair| pair[0] == name)?[1].as_f64(),
+    }
+}
+
 impl Args {
     /// Runs `vlm compare` and reads its table.
     fn compared(
         &self,
+        subject: &Subject,
         entries: &[String],
         rates: &[String],
         seeds: u32,
@@ -144,9 +215,17 @@ impl Args {
         out: &Path,
     ) -> Result<Outcomes> {
         let mut vlm = build::program("vlm", self.backend)?;
-        vlm.args(["compare", "--model", MODEL, "--data", TRAIN, "--batch", "64"]);
+        let (batch, steps) = (subject.batch, self.steps.unwrap_or(subject.steps));
+        vlm.args(["compare", "--model", subject.model, "--data", subject.train]);
+        vlm.args(["--batch", &batch.to_string()]);
+        if let Some(limit) = subject.limit {
+            vlm.args(["--test-limit", &limit.to_string()]);
+        }
+        subject.settings.iter().for_each(|setting| {
+            vlm.args(["--set", setting]);
+        });
         vlm.arg("--methods").arg(entries.join(",")).arg("--out").arg(out);
-        vlm.args(["--steps", &self.steps.to_string(), "--seeds", &seeds.to_string()]);
+        vlm.args(["--steps", &steps.to_string(), "--seeds", &seeds.to_string()]);
         rates.iter().for_each(|rate| {
             vlm.args(["--lr", rate]);
         });
@@ -162,7 +241,7 @@ impl Args {
     }
 
     /// For each rank: DyLoRA cut to it, LoRA of it, and LoRA of the highest cut to it.
-    fn ranks(&self, outcomes: &Outcomes, runs: &Path) -> Result<Vec<[f64; 3]>> {
+    fn ranks(&self, subject: &Subject, outcomes: &Outcomes, runs: &Path) -> Result<Vec<[f64; 3]>> {
         let vlm = build::program("vlm", self.backend)?;
         let cut = |method: &str, rank: usize| -> Result<f64> {
             let mut sum = 0.0;
@@ -170,13 +249,17 @@ impl Args {
                 let adapter = runs.join(format!("{method}-{seed}/adapter"));
                 let mut eval = Command::new(vlm.get_program());
                 eval.envs(vlm.get_envs().filter_map(|(name, value)| Some((name, value?))));
-                eval.args(["eval", "--task", "zero-shot", "--json", "--model", MODEL]);
-                eval.args(["--data", TEST[0], "--adapter-ranks", &rank.to_string()]);
+                eval.args(["eval", "--json", "--task", subject.task, "--model", subject.model]);
+                eval.args(["--data", subject.tests[0], "--adapter-ranks", &rank.to_string()]);
+                if let Some(limit) = subject.limit {
+                    eval.args(["--limit", &limit.to_string()]);
+                }
                 eval.arg("--adapter").arg(&adapter).current_dir(shell::root());
                 let said = shell::output(&mut eval)
                     .with_context(|| format!("{}: cannot be measured", adapter.display()))?;
                 let said: Value = serde_json::from_str(&said)?;
-                sum += said["metrics"]["top1"].as_f64().context("no `top1` was measured")?;
+                let found = found(&said, subject.measure);
+                sum += found.with_context(|| format!("no {} was measured", subject.measure))?;
             }
             Ok(sum / f64::from(self.seeds))
         };
