@@ -195,12 +195,8 @@ fn rate(lr: f64) -> String {
 
 /// The measure of that name, over all kinds of samples.
 fn found(said: &Value, name: &str) -> Option<f64> {
-    let metrics = said.get("metrics").or_else(|| said["rows"][0].get("measures"))?;
-    match metrics {
-        Value::Object(all) => all.get(name)?.as_f64(),
-        // Pairs of a name and a value.
-        all => all.as_array()?.iter().find(|pair| pair[0] == name)?[1].as_f64(),
-    }
+    let all = said.get("metrics").or_else(|| said["rows"][0].get("measures"))?;
+    all.get(name)?.as_f64()
 }
 
 impl Args {

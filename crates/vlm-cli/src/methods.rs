@@ -3,16 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use burn::module::Module;
 use burn::tensor::Device;
 use serde::Serialize;
-use vlm_nn::params::{self, ParamInfo};
-use vlm_peft::{Adapter, Error, Names};
 
 use crate::adapter::AdapterConfig;
 use crate::config::set;
-use crate::folder::{AnyFolder, Change};
+use crate::folder::AnyFolder;
 use crate::output::{self, Usage};
+use crate::plan;
 
 /// A method as `--method` names it.
 pub struct Named {
@@ -24,6 +22,8 @@ pub struct Named {
     pub lr: f64,
     /// What it is.
     what: &'static str,
+    /// What training takes in memory beside what is kept for the backward pass.
+    memory: &'static str,
     /// When to use it.
     choose: &'static str,
 }
@@ -39,6 +39,7 @@ pub const ALL: [Named; 14] = [
         settings: &[],
         lr: 2e-5,
         what: "all weights, with AdamW",
+        memory: "the weights four times",
         choose: "where there is memory for it and much to learn",
     },
     Named {
@@ -46,6 +47,7 @@ pub const ALL: [Named; 14] = [
         settings: &["method=\"lora\""],
         lr: LORA,
         what: "a product of two thin matrices beside each weight",
+        memory: "the weights once",
         choose: "first: merges without a trace, close to full fine-tuning",
     },
     Named {
@@ -53,6 +55,7 @@ pub const ALL: [Named; 14] = [
         settings: &["method=\"lora\"", "rslora=true"],
         lr: LORA,
         what: "LoRA scaled by the root of its rank",
+        memory: "the weights once",
         choose: "for ranks from about 32 up",
     },
     Named {
@@ -60,6 +63,7 @@ pub const ALL: [Named; 14] = [
         settings: &["method=\"lora\"", "dora=true"],
         lr: LORA,
         what: "LoRA of directions, and a length for each output",
+        memory: "the weights once; keeps more",
         choose: "where a little more accuracy is worth a slower step",
     },
     Named {
@@ -67,6 +71,7 @@ pub const ALL: [Named; 14] = [
         settings: &["method=\"lora-plus\""],
         lr: LORA / 2.0,
         what: "LoRA whose second factor learns faster",
+        memory: "the weights once",
         choose: "for wide models and few steps",
     },
     Named {
@@ -74,6 +79,7 @@ pub const ALL: [Named; 14] = [
         settings: &["method=\"lora-fa\""],
         lr: LORA,
         what: "LoRA whose first factor stays",
+        memory: "the weights once; keeps least",
         choose: "where kept activations fill the memory",
     },
     Named {
@@ -81,6 +87,7 @@ pub const ALL: [Named; 14] = [
         settings: &["method=\"dylora\""],
         lr: LORA,
         what: "LoRA that is good at every rank up to its own",
+        memory: "the weights once",
         choose: "where the rank is to be chosen later",
     },
     Named {
@@ -95,6 +102,7 @@ pub const ALL: [Named; 14] = [
         ],
         lr: 2e-4,
         what: "LoRA on weights of four bits",
+        memory: "an eighth of the weights",
         choose: "where the weights themselves fill the memory",
     },
     Named {
@@ -103,6 +111,7 @@ pub const ALL: [Named; 14] = [
         // Factors have to move far: the paper's.
         lr: 3e-3,
         what: "a factor for each key, value and inner state",
+        memory: "the weights once",
         choose: "for many tiny adapters of tasks near to the model",
     },
     Named {
@@ -111,6 +120,7 @@ pub const ALL: [Named; 14] = [
         // Rows are far from where they have to be.
         lr: 1e-2,
         what: "learned keys and values in front, in each block",
+        memory: "the weights once; keeps least",
         choose: "where no map of the model may change",
     },
     Named {
@@ -118,6 +128,7 @@ pub const ALL: [Named; 14] = [
         settings: &["method=\"prompt\""],
         lr: 3e-2,
         what: "learned tokens in front",
+        memory: "the weights once; keeps least",
         choose: "for adapters of a few kilobytes on large models",
     },
     Named {
@@ -125,6 +136,7 @@ pub const ALL: [Named; 14] = [
         settings: &["method=\"bottleneck\"", "form=\"series\""],
         lr: LORA,
         what: "narrow layers in front of feed-forwards and behind them",
+        memory: "the weights once; keeps more",
         choose: "where LoRA is too weak and answers may cost more",
     },
     Named {
@@ -132,6 +144,7 @@ pub const ALL: [Named; 14] = [
         settings: &["method=\"bottleneck\"", "form=\"pfeiffer\""],
         lr: LORA,
         what: "narrow layers behind feed-forwards",
+        memory: "the weights once",
         choose: "as series, with a third of the values",
     },
     Named {
@@ -139,6 +152,7 @@ pub const ALL: [Named; 14] = [
         settings: &["method=\"bottleneck\"", "form=\"parallel\""],
         lr: LORA,
         what: "narrow layers beside the maps of attention",
+        memory: "the weights once; keeps more",
         choose: "as series; often a little better",
     },
 ];
@@ -180,7 +194,7 @@ impl Named {
 /// Arguments of `vlm methods`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A model folder: how many values each method would train of it.
+    /// A model folder: how many values each method would train of it, and in how much memory.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Print one JSON document.
@@ -192,11 +206,14 @@ pub struct Args {
 struct Row {
     name: &'static str,
     what: &'static str,
+    memory: &'static str,
     choose: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     trained: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     values: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_bytes: Option<f64>,
 }
 
 /// Prints what there is.
@@ -206,88 +223,52 @@ struct Row {
 pub fn run(args: &Args, device: &Device) -> Result<()> {
     // Only there is something trained.
     let device = device.clone().autodiff();
-    let open = |dir: &PathBuf| AnyFolder::open_weights(dir, &device);
-    let mut folder = args.model.as_ref().map(open).transpose()?;
-    let mut rows = Vec::new();
-    for method in &ALL {
-        let Named { name, what, choose, .. } = method;
-        let mut row = Row { name, what, choose, trained: None, values: None };
-        if let Some(folder) = &mut folder {
-            // As `vlm finetune` does, the image tower of a model that speaks is left as it is.
-            let locked = matches!(folder, AnyFolder::Generative(_)).then_some("vision.");
-            let mut counting = Counting { config: method.config()?, locked, counted: None };
-            folder.change(&mut counting)?;
-            (row.trained, row.values) = counting.counted.unzip();
+    let planned = match &args.model {
+        None => ALL.iter().map(|_| None).collect(),
+        Some(dir) => {
+            let step = plan::Step { batch: 8, tokens: None, answer: 16 };
+            plan::rows(&mut AnyFolder::open_weights(dir, &device)?, &step)?
         }
-        rows.push(row);
-    }
+    };
+    let rows = ALL.iter().zip(planned).map(|(method, planned)| {
+        let Named { name, what, memory, choose, .. } = method;
+        let planned = planned.as_ref();
+        Row {
+            name,
+            what,
+            memory,
+            choose,
+            trained: planned.map(|row| row.trained_values),
+            values: planned.map(|row| row.values),
+            peak_bytes: planned.map(|row| row.peak_bytes),
+        }
+    });
+    let rows: Vec<Row> = rows.collect();
     if args.json {
         return output::json(&rows);
     }
-    let counts = if args.model.is_some() {
-        format!("{:>10} {:>8}  ", "trains", "share")
+    let planned = if args.model.is_some() {
+        format!("{:>10} {:>8} {:>10}  ", "trains", "share", "peak")
     } else {
         String::new()
     };
-    output::line(&format!("{:<10} {counts}what it is; choose it", "method"))?;
+    output::line(&format!("{:<10} {planned}what it is; memory; choose it", "method"))?;
     for row in rows {
-        let share = match (row.trained, row.values) {
-            (Some(trained), Some(all)) => {
-                format!("{trained:>10} {:>6.2} %  ", 100.0 * trained as f64 / all.max(1) as f64)
+        let planned = match (row.trained, row.values, row.peak_bytes) {
+            (Some(trained), Some(all), Some(peak)) => {
+                let share = 100.0 * trained as f64 / all.max(1) as f64;
+                format!("{trained:>10} {share:>6.2} % {:>10}  ", output::size(peak as u64))
             }
-            _ if args.model.is_some() => format!("{:>19}  ", "does not fit"),
+            _ if args.model.is_some() => format!("{:>30}  ", "does not fit"),
             _ => String::new(),
         };
-        output::line(&format!("{:<10} {share}{}; {}", row.name, row.what, row.choose))?;
+        let Row { name, what, memory, choose, .. } = row;
+        output::line(&format!("{name:<10} {planned}{what}; {memory}; {choose}"))?;
+    }
+    if args.model.is_some() {
+        output::line("peak: of steps of 8 rows, as `vlm plan` tells it for other sizes")?;
     }
     Ok(())
-}
-
-/// Counts what a method would train.
-struct Counting {
-    config: Option<AdapterConfig>,
-    /// The beginning of the paths that nothing is hung on.
-    locked: Option<&'static str>,
-    counted: Option<(usize, usize)>,
-}
-
-impl Change for Counting {
-    fn change<M: Module>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
-        let locked = |path: &str| self.locked.is_some_and(|start| path.starts_with(start));
-        let trained = match &self.config {
-            None => Some(values(&model, &|param| !locked(&param.path))),
-            Some(config) => tried(config, &model, names, self.locked)?
-                .map(|(adapted, _)| values(&adapted, &|param| param.trainable)),
-        };
-        self.counted = trained.map(|trained| (trained, values(&model, &|_| true)));
-        Ok(model)
-    }
-}
-
-/// A model with an adapter on it, but not where paths begin with what is locked; `None` if the model has
-/// no place for it, as one without texts has none for rows in front of them.
-///
-/// # Errors
-/// As [`AdapterConfig::hung`].
-pub fn tried<M: Module>(
-    config: &AdapterConfig,
-    model: &M,
-    names: &Names<'_>,
-    locked: Option<&str>,
-) -> Result<Option<(M, Adapter)>, Error> {
-    let locked = |path: &str| locked.is_some_and(|start| path.starts_with(start));
-    let names = |path: &str, rank: usize| names(path, rank).filter(|_| !locked(path));
-    match config.hung(model.clone(), "tried", &names, 0) {
-        Ok(both) => Ok(Some(both)),
-        Err(Error::NoTarget { .. } | Error::Setting(_)) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// How many values the chosen parameters have.
-pub fn values<M: Module>(model: &M, chosen: &dyn Fn(&ParamInfo) -> bool) -> usize {
-    let all = params::list(model).into_iter().filter(|param| chosen(param));
-    all.map(|param| param.shape.iter().product::<usize>()).sum()
 }
 
 #[cfg(test)]

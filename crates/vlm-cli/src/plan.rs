@@ -7,12 +7,12 @@ use burn::module::Module;
 use burn::tensor::Device;
 use serde::Serialize;
 use vlm_encoders::{DualFolder, Encoder, TextFolder, TextSpec, VisionFolder, VisionSpec, Weights};
-use vlm_nn::params::ParamInfo;
-use vlm_peft::{AnyMethod, Error, Load, Names, Trained, cost};
+use vlm_nn::params::{self, ParamInfo};
+use vlm_peft::{Adapter, AnyMethod, Error, Load, Names, Trained, cost};
 
 use crate::adapter::AdapterConfig;
 use crate::folder::{AnyFolder, Change};
-use crate::methods::{self, tried, values};
+use crate::methods;
 use crate::output::{self, Usage};
 
 /// Arguments of `vlm plan`.
@@ -60,16 +60,32 @@ fn bytes(text: &str) -> Result<f64, String> {
     }
 }
 
+/// What training with a method takes.
 #[derive(Serialize)]
-struct Row {
-    method: &'static str,
-    trained_values: usize,
+pub struct Row {
+    /// The method.
+    pub method: &'static str,
+    /// Values that are trained.
+    pub trained_values: usize,
+    /// Values of the model.
+    pub values: usize,
     weights_bytes: f64,
     learned_bytes: f64,
     kept_bytes: f64,
-    peak_bytes: f64,
+    /// The most at one time.
+    pub peak_bytes: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     fits: Option<bool>,
+}
+
+/// The size of a step.
+pub struct Step {
+    /// Rows, or pairs.
+    pub batch: usize,
+    /// Tokens of a row, if they are not the model's own choice.
+    pub tokens: Option<usize>,
+    /// Of a model that writes texts, those that are learned.
+    pub answer: usize,
 }
 
 /// Tells what training with each method takes.
@@ -78,25 +94,10 @@ struct Row {
 /// If the model cannot be read.
 pub fn run(args: &Args, device: &Device) -> Result<()> {
     let mut folder = AnyFolder::open_weights(&args.model, &device.clone().autodiff())?;
-    let (loads, logits) = loads(&folder, args)?;
-    let mut rows = Vec::new();
-    for method in &methods::ALL {
-        let config = method.config()?;
-        // The image tower of a model that speaks is left as it is.
-        let locked = matches!(folder, AnyFolder::Generative(_)).then_some("vision.");
-        let batch = args.batch;
-        let mut planning = Planning { config, locked, loads: &loads, batch, logits, cost: None };
-        folder.change(&mut planning)?;
-        let Some((trained_values, cost)) = planning.cost else { continue };
-        rows.push(Row {
-            method: method.name,
-            trained_values,
-            weights_bytes: cost.weights,
-            learned_bytes: cost.learned,
-            kept_bytes: cost.kept,
-            peak_bytes: cost.peak,
-            fits: args.memory.map(|memory| cost.peak <= memory),
-        });
+    let step = Step { batch: args.batch, tokens: args.tokens, answer: args.answer };
+    let mut rows: Vec<Row> = rows(&mut folder, &step)?.into_iter().flatten().collect();
+    for row in &mut rows {
+        row.fits = args.memory.map(|memory| row.peak_bytes <= memory);
     }
     if args.json {
         return output::json(&rows);
@@ -125,17 +126,47 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     Ok(())
 }
 
+/// What each method takes, in their order; `None` for those that do not fit the model.
+///
+/// # Errors
+/// If there are more tokens to be learned than tokens.
+pub fn rows(folder: &mut AnyFolder, step: &Step) -> Result<Vec<Option<Row>>> {
+    let (loads, logits) = loads(folder, step)?;
+    let mut rows = Vec::new();
+    for method in &methods::ALL {
+        let config = method.config()?;
+        // The image tower of a model that speaks is left as it is.
+        let locked = matches!(folder, AnyFolder::Generative(_)).then_some("vision.");
+        let batch = step.batch;
+        let mut planning =
+            Planning { config, locked, loads: &loads, batch, logits, values: 0, cost: None };
+        folder.change(&mut planning)?;
+        let values = planning.values;
+        rows.push(planning.cost.map(|(trained_values, cost)| Row {
+            method: method.name,
+            trained_values,
+            values,
+            weights_bytes: cost.weights,
+            learned_bytes: cost.learned,
+            kept_bytes: cost.kept,
+            peak_bytes: cost.peak,
+            fits: None,
+        }));
+    }
+    Ok(rows)
+}
+
 /// The stacks that training runs through, and the shape of the logits.
-fn loads(folder: &AnyFolder, args: &Args) -> Result<(Vec<Load>, [usize; 2])> {
+fn loads(folder: &AnyFolder, step: &Step) -> Result<(Vec<Load>, [usize; 2])> {
     let of_text = |text: &TextSpec, tokens: usize| Load {
         stack: "text.stack.blocks.".to_owned(),
         blocks: text.blocks.clone(),
-        tokens: args.batch * tokens,
+        tokens: step.batch * tokens,
     };
     let of_vision = |vision: &VisionSpec| Load {
         stack: "vision.stack.blocks.".to_owned(),
         blocks: vec![vision.block.clone(); vision.layers],
-        tokens: args.batch * vision.tokens(),
+        tokens: step.batch * vision.tokens(),
     };
     let text = match folder {
         AnyFolder::Generative(folder) => &folder.plan.spec.text,
@@ -144,19 +175,19 @@ fn loads(folder: &AnyFolder, args: &Args) -> Result<(Vec<Load>, [usize; 2])> {
         AnyFolder::Encoder(Encoder::Dual(DualFolder { plan, .. }))
         | AnyFolder::Weights(Weights::Dual(plan, _)) => {
             let (vision, text) = (&plan.spec.vision, &plan.spec.text);
-            let tokens = args.tokens.unwrap_or(text.context);
-            return Ok((vec![of_vision(vision), of_text(text, tokens)], [args.batch; 2]));
+            let tokens = step.tokens.unwrap_or(text.context);
+            return Ok((vec![of_vision(vision), of_text(text, tokens)], [step.batch; 2]));
         }
         AnyFolder::Encoder(Encoder::Vision(VisionFolder { plan, .. }))
         | AnyFolder::Weights(Weights::Vision(plan, _)) => {
             return Ok((vec![of_vision(&plan.spec)], [0; 2]));
         }
     };
-    let tokens = args.tokens.unwrap_or(128);
-    if args.answer > tokens {
+    let tokens = step.tokens.unwrap_or(128);
+    if step.answer > tokens {
         return Err(Usage("--answer is more than --tokens".into()).into());
     }
-    Ok((vec![of_text(text, tokens)], [args.batch * args.answer, text.vocabulary]))
+    Ok((vec![of_text(text, tokens)], [step.batch * step.answer, text.vocabulary]))
 }
 
 /// Tells what one method takes.
@@ -167,12 +198,15 @@ struct Planning<'a> {
     loads: &'a [Load],
     batch: usize,
     logits: [usize; 2],
+    /// Values of the model.
+    values: usize,
     cost: Option<(usize, vlm_peft::Cost)>,
 }
 
 impl Change for Planning<'_> {
     fn change<M: Module>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
         let all = values(&model, &|_| true);
+        self.values = all;
         let Some(config) = &self.config else {
             let locked = |path: &str| self.locked.is_some_and(|start| path.starts_with(start));
             let trained = values(&model, &|param| !locked(&param.path));
@@ -206,6 +240,32 @@ impl Change for Planning<'_> {
         self.cost = Some((trained, cost(weights, trained, &loads, how, self.logits)));
         Ok(model)
     }
+}
+
+/// A model with an adapter on it, but not where paths begin with what is locked; `None` if the model has
+/// no place for it, as one without texts has none for rows in front of them.
+///
+/// # Errors
+/// As [`AdapterConfig::hung`].
+fn tried<M: Module>(
+    config: &AdapterConfig,
+    model: &M,
+    names: &Names<'_>,
+    locked: Option<&str>,
+) -> Result<Option<(M, Adapter)>, Error> {
+    let locked = |path: &str| locked.is_some_and(|start| path.starts_with(start));
+    let names = |path: &str, rank: usize| names(path, rank).filter(|_| !locked(path));
+    match config.hung(model.clone(), "tried", &names, 0) {
+        Ok(both) => Ok(Some(both)),
+        Err(Error::NoTarget { .. } | Error::Setting(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// How many values the chosen parameters have.
+fn values<M: Module>(model: &M, chosen: &dyn Fn(&ParamInfo) -> bool) -> usize {
+    let all = params::list(model).into_iter().filter(|param| chosen(param));
+    all.map(|param| param.shape.iter().product::<usize>()).sum()
 }
 
 #[cfg(test)]
