@@ -54,17 +54,17 @@ where
     if config.batch.chunk > 0 || config.batch.extra_texts > 0 {
         bail!("batch.chunk and batch.extra_texts are of models of pictures and texts");
     }
-    let open = |name: &str, split: &str| Dataset::open(name, split);
+    let open = |name: &str, split: &str| {
+        let data = Dataset::open(name, split)?;
+        encoder.suits(&data).map_err(|lacks| anyhow::anyhow!("{name}: {lacks}"))?;
+        Ok::<_, Error>(data)
+    };
     let data = open(&config.data.train, "train")?;
     let validation = config.data.val.as_ref().map(|name| open(name, "val")).transpose()?;
     let evals = config
         .eval
         .iter()
-        .map(|eval| {
-            let data = open(&eval.data, "test")?;
-            encoder.suits(&data).map_err(|lacks| anyhow::anyhow!("{}: {lacks}", eval.data))?;
-            Ok((eval, data))
-        })
+        .map(|eval| Ok((eval, open(&eval.data, "test")?)))
         .collect::<Result<Vec<_>>>()?;
     let how = (config.sample.clone(), config.batch.clone());
     let task =
