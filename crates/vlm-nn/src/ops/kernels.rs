@@ -1,10 +1,9 @@
 //! What a backend computes for each operation, forward and backward.
 
-use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
 use serde::{Deserialize, Serialize};
 
-use super::{PackedWeight, Targets, composed, packed};
+use super::{Lift, PackedWeight, Targets, composed, packed};
 
 /// Elementwise activations of the transformer families, under Hugging Face's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +42,7 @@ pub struct Heads {
 /// Rows are `[rows, width]`; attention tensors are `[batch, tokens, heads · head_dim]`.
 /// Every default body is a composition of backend operations, so a backend only overrides
 /// what it does better.
-pub trait Kernels: Backend {
+pub trait Kernels: Lift {
     /// `x · w (+ b)`; x `[rows, in]`, w `[in, out]`.
     fn linear_forward(
         x: FloatTensor<Self>,

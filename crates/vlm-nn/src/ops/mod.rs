@@ -24,12 +24,16 @@ mod optimizer;
 mod packed;
 mod precision;
 mod recorded;
+mod sink;
 
 pub use kernels::{Activation, Kernels};
-pub use optimizer::{AdamWStep, adamw_step, average, square_sum};
+pub use optimizer::{
+    AdaLomoStep, AdamWStep, SgdStep, ada_lomo_step, adamw_step, average, sgd_step, square_sum,
+};
 pub use packed::{PackedShape, PackedWeight};
 pub use precision::{Precision, PrecisionScope};
 pub use recorded::{Bias, Mask, Ops, Targets};
+pub use sink::{Arrived, Hook, Lift, Sink, SinkOps, sink};
 
 use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor};

@@ -8,8 +8,8 @@ use burn::backend::autodiff::ops::{Backward, Ops as Recorded, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, ExtensionType, backend_extension};
 
-use super::PackedWeight;
 use super::kernels::{Activation, Heads, Kernels};
+use super::{PackedWeight, sink};
 
 /// An optional mask, in the form that the dispatch macro takes.
 #[derive(ExtensionType)]
@@ -226,14 +226,14 @@ plain!(burn::backend::LibTorch);
 plain!(burn::backend::Cube);
 
 /// Hands each parent that wants one its gradient.
-fn register<B: Backend, const N: usize>(
+fn register<B: Kernels, const N: usize>(
     grads: &mut Gradients,
     ids: [Option<burn::backend::autodiff::NodeId>; N],
     values: [FloatTensor<B>; N],
 ) {
     for (id, value) in ids.into_iter().zip(values) {
         if let Some(id) = id {
-            grads.register::<B>(id, value);
+            sink::hand::<B>(grads, id, value);
         }
     }
 }
@@ -263,12 +263,14 @@ macro_rules! backward {
 /// The output as a node whose parents are the guards; `kept` is made only if one of them wants a
 /// gradient.
 macro_rules! recorded {
-    ($backward:expr, $n:literal, $guards:expr, $kept:expr, $out:expr) => {
-        match Backward::<B, $n>::prepare::<C>($backward, $guards).compute_bound().stateful() {
+    ($backward:expr, $n:literal, $guards:expr, $kept:expr, $out:expr) => {{
+        let guards = $guards;
+        sink::recorded(guards.iter().map(|node| node.id()));
+        match Backward::<B, $n>::prepare::<C>($backward, guards).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish($kept, $out),
             OpsKind::UnTracked(prep) => prep.finish($out),
         }
-    };
+    }};
 }
 
 /// The backward of a linear map. Kept are x and w, each only if the other gets a gradient: with
@@ -286,7 +288,7 @@ impl<B: Kernels, const N: usize> Backward<B, N> for Linear {
         let values = B::linear_backward(x, w, grad, bias);
         for (parent, value) in ops.parents.into_iter().zip(values) {
             if let (Some(node), Some(value)) = (parent, value) {
-                grads.register::<B>(node.id, value);
+                sink::hand::<B>(grads, node.id, value);
             }
         }
     }
@@ -305,7 +307,7 @@ impl<B: Kernels, const N: usize> Backward<B, N> for PackedLinear {
         let values = B::packed_backward(ops.state.0, grad, bias);
         for (parent, value) in ops.parents.into_iter().zip(values) {
             if let (Some(node), Some(value)) = (parent, value) {
-                grads.register::<B>(node.id, value);
+                sink::hand::<B>(grads, node.id, value);
             }
         }
     }

@@ -5,6 +5,7 @@
 //! so that a result does not depend on the number of threads.
 
 mod activation;
+pub(crate) mod ada_lomo;
 mod attention;
 mod few;
 mod linear;
