@@ -9,6 +9,7 @@ use vlm_fusion::GenerativeFolder;
 use vlm_nn::ops::Precision;
 
 use crate::config::{EvalConfig, RunConfig};
+use crate::output::Usage;
 use crate::{methods, train};
 
 /// Arguments of `vlm finetune`.
@@ -79,6 +80,16 @@ pub fn run(
 impl Args {
     fn config(&self) -> Result<RunConfig> {
         let method = methods::find(&self.method)?;
+        let own = |setting: &&String| !setting.split('=').next().unwrap_or_default().contains('.');
+        if method.name == methods::FULL {
+            if let Some(setting) = self.set.iter().find(own) {
+                let reason = format!("--set {setting}: `full` has no settings of its own");
+                return Err(Usage(reason).into());
+            }
+            if !self.targets.is_empty() {
+                return Err(Usage("--targets is of adapters; `full` trains all".into()).into());
+            }
+        }
         // What is no model of pictures and text is taken for a dual encoder.
         let kind = if GenerativeFolder::is_one(&self.model) { "generative." } else { "" };
         let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();

@@ -295,6 +295,8 @@ fn what_cannot_work_is_refused_in_one_line() {
     refuses(&mut with("lora", &["--set", "r=99"]), 1, &["has only 16 ranks"]);
     refuses(&mut with("lora", &["--targets", "qproj"]), 1, &["fits `qproj`; near are q_proj"]);
     refuses(&mut with("lora", &["--targets", "a("]), 1, &["`a(` is no regular expression"]);
+    refuses(&mut with("full", &["--set", "r=4"]), 2, &["`full` has no settings of its own"]);
+    refuses(&mut with("full", &["--targets", "q_proj"]), 2, &["--targets is of adapters"]);
     assert!(!out.exists());
     let other = crates().join("vlm-peft/tests/golden/adapters/llama-lora");
     let mut command = vlm();
