@@ -45,7 +45,10 @@ pub struct Args {
     /// Steps of training [default: three passes over the data].
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
-    /// The learning rate at its peak [default: what suits the method].
+    /// How gradients become steps: adamw, sgd, or, in the memory of inference, lomo or adalomo.
+    #[arg(long, value_name = "NAME", value_parser = ["adamw", "sgd", "lomo", "adalomo"], default_value = "adamw")]
+    optimizer: String,
+    /// The learning rate at its peak [default: what suits the method, or an optimizer other than adamw].
     #[arg(long)]
     lr: Option<f64>,
     /// Pictures of a step.
@@ -92,17 +95,29 @@ impl Args {
         }
         // What is no model of pictures and text is taken for a dual encoder.
         let kind = if GenerativeFolder::is_one(&self.model) { "generative." } else { "" };
+        let rate = match &*self.optimizer {
+            "adamw" => method.lr,
+            // Relative to the size of each weight.
+            "adalomo" => 1e-3,
+            // Of gradients as they are.
+            _ => 1e-2,
+        };
         let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let mut all = vec![
             format!("seed={}", self.seed),
             format!("data.train={}", quoted(&self.data)),
             format!("model.{}from={}", kind, quoted(&self.model.display().to_string())),
             format!("batch.size={}", self.batch),
-            format!("optim.lr={}", self.lr.unwrap_or(method.lr)),
+            format!("optim.lr={}", self.lr.unwrap_or(rate)),
+            format!("optim.rule={}", self.optimizer),
             "optim.weight_decay=0".to_owned(),
             "train.warmup=0.05".to_owned(),
             "train.epochs=3".to_owned(),
         ];
+        // Clipping by norm would run each step twice.
+        if self.optimizer.ends_with("lomo") {
+            all.push("optim.clip=0".to_owned());
+        }
         all.extend(self.val.as_deref().map(|val| format!("data.val={}", quoted(val))));
         all.extend(self.steps.map(|steps| format!("train.steps={steps}")));
         all.extend(method.settings());

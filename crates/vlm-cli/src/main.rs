@@ -24,6 +24,7 @@ mod plan;
 mod quantize;
 mod report;
 mod retrieve;
+mod rule;
 mod search;
 mod train;
 mod zero_shot;

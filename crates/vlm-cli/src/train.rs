@@ -19,12 +19,13 @@ use vlm_nn::ops::Precision;
 use vlm_peft::{Adapted, AnyMethod};
 use vlm_store::write_file;
 use vlm_train::{
-    Ending, MetricsLog, OptimConfig, RunDir, StopFlag, Task, Trainer, describe, peak_memory,
+    Ending, MetricsLog, OptimConfig, Rule, RunDir, StopFlag, Task, Trainer, describe, peak_memory,
 };
 
 use crate::adapter::{self, Worn};
 use crate::config::RunConfig;
 use crate::eval::Measured;
+use crate::rule::AnyRule;
 use crate::{eval, output, report};
 
 /// Arguments of `vlm train`.
@@ -318,6 +319,12 @@ impl Run<'_> {
         let Run { config, out, device, .. } = self;
         config.train.schedule(optim.lr, task.batches_per_epoch())?;
         optim.check_paths(&model)?;
+        let rule = AnyRule::new(optim, device);
+        rule.check(config.train.accumulate)?;
+        let four_bit = vlm_nn::adapter::all(&model).values().any(|hung| hung.packed.is_some());
+        if four_bit && config.adapter.is_none() {
+            bail!("weights of four bits do not train; train an adapter on them (--method lora)");
+        }
         let record = serde_json::to_value(config)?;
         let run = RunDir::open(out, self.resume)?;
         run.accepts(&record)?;
@@ -350,7 +357,7 @@ impl Run<'_> {
             cost.insert(part.part, count);
         }
         let began = std::time::Instant::now();
-        if let Ending::Stopped(step) = trainer.run(task, model, device)? {
+        if let Ending::Stopped(step) = trainer.run(task, model, rule, device)? {
             let out = out.display();
             output::note(&format!("stopped after step {step}; go on with --resume --out {out}"));
             return Ok(None);

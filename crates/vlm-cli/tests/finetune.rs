@@ -93,6 +93,28 @@ fn every_method_makes_an_adapter_that_can_be_worn() {
 }
 
 #[test]
+fn a_model_that_speaks_is_trained_inside_the_backward_pass() {
+    let dir = fresh("finetune-lomo");
+    let data = data(&dir);
+    for (method, rule) in [("full", "lomo"), ("full", "adalomo"), ("lora", "lomo")] {
+        let out = dir.join(format!("{method}-{rule}"));
+        let mut command = finetune(method, &data, &out);
+        if method == "lora" {
+            command.args(["--set", "r=2"]);
+        }
+        works(command.args(["--optimizer", rule, "--set", "optim.lr=0.01"]));
+        let log = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        assert!(log.lines().count() >= 3 && !log.contains("\"grad\""), "{log}");
+    }
+    let packed = crates().join("vlm-fusion/tests/golden/four_bit/nf4");
+    let mut command = vlm();
+    command.arg("finetune").arg("--model").arg(&packed).args(["--method", "full"]);
+    command.arg("--data").arg(&data).arg("--out").arg(dir.join("packed"));
+    let words = ["weights of four bits do not train"];
+    refuses(command.args(["--batch", "1", "--optimizer", "lomo"]), 1, &words);
+}
+
+#[test]
 fn an_adapter_of_peft_can_be_worn() {
     let adapter = crates().join("vlm-peft/tests/golden/adapters/llava-lora");
     assert_ne!(said(Some(&adapter)), said(None));

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{encoders, example, fresh, refuses, vlm, works};
+use common::{encoders, example, fails, fresh, refuses, vlm, works};
 
 fn finetune(model: &Path, method: &str, data: &Path, out: &Path) -> Command {
     let mut command = vlm();
@@ -71,6 +71,66 @@ fn encoders_of_one_kind_are_adapted_and_merged() {
         let file = |run: &Path| fs::read(run.join("adapter/adapter_model.safetensors")).unwrap();
         assert_eq!(file(&again), file(&whole));
     }
+}
+
+/// Values of a safetensors file, whatever they are.
+fn bytes(run: &Path) -> Vec<u8> {
+    fs::read(run.join("model/model.safetensors")).unwrap()
+}
+
+#[test]
+fn all_weights_are_trained_by_every_rule() {
+    let dir = fresh("finetune-rules");
+    encoders(&dir);
+    let tune = |model: &Path, rule: &str, out: &Path| {
+        let mut command = finetune(model, "full", &example("csv"), out);
+        command.args(["--optimizer", rule]);
+        command
+    };
+    let models = [dir.join("vision"), dir.join("text"), common::model()];
+    for (number, model) in models.iter().enumerate() {
+        let out = |name: &str| dir.join(format!("{number}-{name}"));
+        for rule in ["sgd", "lomo", "adalomo"] {
+            works(&mut tune(model, rule, &out(rule)));
+            assert_ne!(bytes(&out(rule)), fs::read(model.join("model.safetensors")).unwrap());
+            // Stopped after half of it and gone on with, it comes to the same.
+            let again = out(&format!("{rule}-again"));
+            common::copy(&out(rule), &again);
+            fs::remove_dir_all(again.join("model")).unwrap();
+            fs::remove_dir_all(again.join("checkpoints/step-00000004")).unwrap();
+            works(tune(model, rule, &again).arg("--resume"));
+            assert!(bytes(&again) == bytes(&out(rule)), "{rule} {number}");
+        }
+        // LOMO is descent, but for the clipping that it is spared here.
+        let plain = out("plain");
+        works(tune(model, "sgd", &plain).args(["--set", "optim.clip=0"]));
+        let floats = |run: &Path| -> Vec<f32> {
+            let file = bytes(run);
+            let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+            let mut names = tensors.names();
+            names.sort();
+            let values = |name: &&str| {
+                let data = tensors.tensor(name).unwrap().data().to_vec();
+                data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+            };
+            names.iter().flat_map(|name| -> Vec<f32> { values(&&**name) }).collect()
+        };
+        let (fused, plain) = (floats(&out("lomo")), floats(&plain));
+        assert!(fused.iter().zip(&plain).all(|(a, b)| (a - b).abs() < 1e-5), "{number}");
+    }
+    let out = dir.join("refused");
+    let refused = |method: &str, more: &[&str]| {
+        let mut command = finetune(&models[2], method, &example("csv"), &out);
+        command.args(["--optimizer", "lomo"]).args(more);
+        command
+    };
+    let twice = ["--set", "train.accumulate=2"];
+    refuses(&mut refused("full", &twice), 1, &["gradients that nobody keeps cannot be added up"]);
+    let chunk = ["--set", "batch.chunk=1"];
+    fails(&mut refused("full", &chunk), 1, &["batch.chunk needs gradients that are kept"]);
+    fs::remove_dir_all(&out).unwrap();
+    let fa = refused("lora-fa", &["--set", "r=2"]);
+    fails(&mut { fa }, 1, &["do not keep the gradients that this method"]);
 }
 
 #[test]

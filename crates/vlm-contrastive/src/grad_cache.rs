@@ -10,7 +10,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use vlm_encoders::image::Pixels;
 use vlm_encoders::{batch_pixels, text};
-use vlm_train::Grads;
+use vlm_train::{BoxError, Grads};
 
 use crate::DualEncoder;
 use crate::loss::{self, Loss};
@@ -129,9 +129,7 @@ pub fn gradients<M: Scored>(
     let (picture_groups, text_groups) = batch.groups();
     let (pictures, texts) = (picture_groups.len(), text_groups.len());
     if chunk == 0 || pictures.max(texts) <= chunk {
-        let image = batch.image_features(model, 0, pictures, &device);
-        let text = batch.text_features(model, 0, texts, &device);
-        let loss = loss_of(model, batch, kind, image, text, &device);
+        let loss = all_at_once(model, batch, kind, &device);
         let value: f32 = loss.clone().into_scalar();
         grads.add((loss * weight).backward(), model, 1.0);
         return f64::from(value);
@@ -181,6 +179,35 @@ fn spans(len: usize, chunk: usize) -> impl Iterator<Item = (usize, usize)> {
 fn drive<M: Module>(features: Tensor<2>, grad: Tensor<2>, model: &M, grads: &mut Grads) {
     let surrogate = (features * Tensor::from_inner(grad)).sum();
     grads.add(surrogate.backward(), model, 1.0);
+}
+
+/// The mean loss over a batch, in one graph.
+fn all_at_once<M: Scored>(
+    model: &M,
+    batch: &impl Pairs<M>,
+    kind: Loss,
+    device: &Device,
+) -> Tensor<1> {
+    let (picture_groups, text_groups) = batch.groups();
+    let image = batch.image_features(model, 0, picture_groups.len(), device);
+    let text = batch.text_features(model, 0, text_groups.len(), device);
+    loss_of(model, batch, kind, image, text, device)
+}
+
+/// The same, of a task that is not to be cut in chunks.
+///
+/// # Errors
+/// If it is.
+pub(crate) fn whole_loss<M: Scored>(
+    model: &M,
+    batch: &impl Pairs<M>,
+    kind: Loss,
+    chunk: usize,
+) -> Result<Tensor<1>, BoxError> {
+    if chunk > 0 {
+        return Err("batch.chunk needs gradients that are kept: use optim.rule = \"adamw\"".into());
+    }
+    Ok(all_at_once(model, batch, kind, &model.log_scale().device()))
 }
 
 fn loss_of<M: Scored>(

@@ -328,6 +328,15 @@ impl<S: Solo> SoloTask<S> {
         Ok(SoloTask { encoder, material: Material::new(data, how, seed)?, validation })
     }
 
+    fn loss_of(&self, model: &S::Model, batch: &Twins<S::Item>) -> Result<Tensor<1>, EncoderError> {
+        let first = normalize(self.encoder.features(model, &batch.first)?);
+        let second = normalize(self.encoder.features(model, &batch.second)?);
+        let device = first.device();
+        let positives = positives_from_groups(&batch.groups, &batch.groups, &device);
+        let scale = Tensor::full([1], INFO_NCE_LOG_SCALE, &device);
+        Ok(info_nce(first, second, scale, Some(positives)))
+    }
+
     /// How many samples there are to train on.
     pub fn samples(&self) -> usize {
         self.material.data.samples.len()
@@ -359,16 +368,21 @@ impl<S: Solo> Task for SoloTask<S> {
         weight: f32,
         grads: &mut Grads,
     ) -> Result<StepReport, BoxError> {
-        let samples = batch.first.len() + batch.second.len();
-        let first = normalize(self.encoder.features(model, &batch.first)?);
-        let second = normalize(self.encoder.features(model, &batch.second)?);
-        let device = first.device();
-        let positives = positives_from_groups(&batch.groups, &batch.groups, &device);
-        let scale = Tensor::full([1], INFO_NCE_LOG_SCALE, &device);
-        let loss = info_nce(first, second, scale, Some(positives));
+        let loss = self.loss_of(model, &batch)?;
         let value: f32 = loss.clone().into_scalar();
         grads.add((loss * weight).backward(), model, 1.0);
+        let samples = batch.first.len() + batch.second.len();
         Ok(StepReport { loss: f64::from(value), samples, extra: Vec::new() })
+    }
+
+    fn loss(
+        &self,
+        model: S::Model,
+        batch: &Self::Batch,
+    ) -> Result<(Tensor<1>, StepReport), BoxError> {
+        let samples = batch.first.len() + batch.second.len();
+        let loss = self.loss_of(&model, batch)?;
+        Ok((loss, StepReport { samples, ..Default::default() }))
     }
 
     fn validate(&self, model: &S::Model) -> Result<Validation, BoxError> {

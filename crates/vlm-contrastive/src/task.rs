@@ -15,6 +15,7 @@ use vlm_encoders::{Blueprint, DualFolder, DualSpec, Float, TextEncoder};
 use vlm_train::{BoxError, Grads, StepReport, Task, Validation};
 
 use crate::evaluate::{Classifier, classify, embed_pictures, retrieve};
+use crate::grad_cache::whole_loss;
 use crate::loss::{self, Loss};
 use crate::sample::{Prepared, Preparer, SampleConfig};
 use crate::{DualEncoder, PairBatch, Templates, gradients};
@@ -236,6 +237,17 @@ impl Task for ContrastiveTask {
         let loss = gradients(model, &batch, self.loss, self.batch.chunk, weight, grads);
         let scale = f64::from(model.clip.scale());
         Ok(StepReport { loss, samples: batch.pictures.len(), extra: vec![("scale", scale)] })
+    }
+
+    fn loss(
+        &self,
+        model: DualEncoder,
+        batch: &PairBatch,
+    ) -> Result<(Tensor<1>, StepReport), BoxError> {
+        let samples = batch.pictures.len();
+        let extra = vec![("scale", f64::from(model.clip.scale()))];
+        let loss = whole_loss(&model, batch, self.loss, self.batch.chunk)?;
+        Ok((loss, StepReport { samples, extra, ..Default::default() }))
     }
 
     fn after_step(&self, mut model: DualEncoder) -> DualEncoder {

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
 use vlm_nn::ops::{AdaLomoStep, ada_lomo_step};
 
-use crate::{Passed, backward};
+use crate::lomo::scale_of;
+use crate::{Passed, Weight, backward};
 
 /// How AdaLomo changes weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdaLomoConfig {
-    /// Decoupled weight decay, multiplied by the length of the step.
+    /// Decoupled weight decay, multiplied by the length of the step; of matrices only.
     pub weight_decay: f64,
+    /// Factors on the learning rate by the start of a weight's path; the longest that fits holds.
+    pub lr_scale: BTreeMap<String, f64>,
     /// The power of the step's number that the moments decay by: `1 − t^decay`.
     pub decay: f64,
     /// Root mean square of a weight's update that is left as it is; larger ones are shortened to it.
@@ -24,7 +27,13 @@ pub struct AdaLomoConfig {
 
 impl Default for AdaLomoConfig {
     fn default() -> Self {
-        AdaLomoConfig { weight_decay: 0.0, decay: -0.8, clip_threshold: 1.0, eps: [1e-30, 1e-3] }
+        AdaLomoConfig {
+            weight_decay: 0.0,
+            lr_scale: BTreeMap::new(),
+            decay: -0.8,
+            clip_threshold: 1.0,
+            eps: [1e-30, 1e-3],
+        }
     }
 }
 
@@ -72,8 +81,11 @@ impl AdaLomo {
             clip_threshold: self.config.clip_threshold,
             eps: self.config.eps,
         };
-        let moments = self.moments.clone();
-        let change = move |weight: &crate::Weight, value: Tensor<1>, grad: Tensor<1>| {
+        let (moments, lr_scale) = (self.moments.clone(), self.config.lr_scale.clone());
+        let change = move |weight: &Weight, value: Tensor<1>, grad: Tensor<1>| {
+            let lr = step.lr * scale_of(&lr_scale, &weight.path);
+            let weight_decay = if weight.shape.len() > 1 { step.weight_decay } else { 0.0 };
+            let step = AdaLomoStep { lr, weight_decay, ..step };
             let mut moments = moments.lock().unwrap_or_else(PoisonError::into_inner);
             let [rows, columns] = matrix(&weight.shape);
             let zeros = |len: usize| Tensor::<1>::zeros([len], &value.device());
@@ -91,6 +103,50 @@ impl AdaLomo {
             self.steps += 1;
         }
         (model, passed)
+    }
+
+    /// The state, by name.
+    pub fn state(&self) -> Vec<(String, TensorData)> {
+        let moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = Vec::new();
+        for (path, Moments { rows, columns }) in moments.iter() {
+            state.push((format!("{path}.rows"), rows.clone().into_data()));
+            state
+                .extend(columns.iter().map(|x| (format!("{path}.columns"), x.clone().into_data())));
+        }
+        state
+    }
+
+    /// Takes up a state that [`state`](Self::state) gave after so many steps.
+    ///
+    /// # Errors
+    /// A reason, if it is none.
+    pub fn restore(
+        &mut self,
+        state: BTreeMap<String, TensorData>,
+        steps: u64,
+        device: &Device,
+    ) -> Result<(), String> {
+        let mut moments = BTreeMap::new();
+        let mut columns = BTreeMap::new();
+        for (name, data) in state {
+            let tensor = Tensor::<1>::from_data(data, device);
+            match name.rsplit_once('.') {
+                Some((path, "rows")) => {
+                    moments.insert(path.to_owned(), Moments { rows: tensor, columns: None });
+                }
+                Some((path, "columns")) => {
+                    columns.insert(path.to_owned(), tensor);
+                }
+                _ => return Err(format!("`{name}` is no moment of AdaLomo")),
+            }
+        }
+        for (path, tensor) in columns {
+            let of = moments.get_mut(&path);
+            of.ok_or_else(|| format!("the rows of `{path}` are missing"))?.columns = Some(tensor);
+        }
+        (self.steps, self.moments) = (steps, Arc::new(Mutex::new(moments)));
+        Ok(())
     }
 
     /// Bytes of the state.

@@ -23,10 +23,10 @@ pub struct Weight {
 pub struct Passed {
     /// The loss.
     pub loss: f64,
-    /// Weights whose gradient came.
-    pub heard: usize,
     /// Weights that train.
     pub trained: usize,
+    /// Those whose gradient did not come.
+    pub silent: Vec<String>,
     /// The largest gradient, in bytes: more was never alive.
     pub largest: usize,
     /// A weight that was changed before its gradient was whole, if there is one: both operations of `vlm_nn`
@@ -43,8 +43,8 @@ pub type Change = dyn Fn(&Weight, Tensor<1>, Tensor<1>) -> Tensor<1> + Send + Sy
 /// the end. A weight that is used several times, or stands in several places of the model, is changed once,
 /// with the whole gradient.
 ///
-/// `loss` gets the model and must not keep it: what it keeps is copied before it is changed. If it fails, the
-/// model is as it was.
+/// `loss` gets the model and must not keep it: what it keeps is copied before it is changed. If it fails, or
+/// is no number, the model is as it was.
 ///
 /// # Errors
 /// As `loss`.
@@ -62,16 +62,22 @@ pub fn backward<M: Module, E>(
     drop(tapper);
     let result = loss(tapped).map(|loss| {
         let value: f32 = loss.clone().into_scalar();
-        drop(loss.backward());
+        // From what is no number nothing is learned.
+        if value.is_finite() {
+            drop(loss.backward());
+        }
         f64::from(value)
     });
     let inside = pass.with(std::mem::take);
     let model = skeleton.map(&mut Refilled(&inside.weights));
+    let silent = inside.weights.iter().filter(|(id, _)| !inside.heard.contains_key(*id));
+    let mut silent: Vec<String> = silent.map(|(_, (weight, _))| weight.path.clone()).collect();
+    silent.sort();
     let passed = result.map(|loss| Passed {
         loss,
-        heard: inside.heard.len(),
         trained,
-        largest: inside.heard.into_iter().max().unwrap_or(0),
+        silent,
+        largest: inside.heard.into_values().max().unwrap_or(0),
         late: inside.late,
     });
     (model, passed)
@@ -88,7 +94,7 @@ struct Inside {
     weights: HashMap<ParamId, (Weight, Tensor<1>)>,
     sinks: Vec<Sink>,
     /// Bytes of the gradients that have come.
-    heard: Vec<usize>,
+    heard: HashMap<ParamId, usize>,
     late: Option<String>,
 }
 
@@ -113,7 +119,7 @@ impl Pass {
         let value = (self.change)(&weight, value, grad);
         self.with(|inside| {
             inside.weights.insert(id, (weight, value));
-            inside.heard.push(bytes);
+            inside.heard.insert(id, bytes);
         });
     }
 }

@@ -22,7 +22,11 @@
 mod ada_lomo;
 mod fused;
 mod lomo;
+#[cfg(feature = "train")]
+mod rule;
 
 pub use ada_lomo::{AdaLomo, AdaLomoConfig};
 pub use fused::{Change, Passed, Weight, backward};
 pub use lomo::{Lomo, LomoConfig};
+#[cfg(feature = "train")]
+pub use rule::FusedRule;

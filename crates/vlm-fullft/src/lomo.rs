@@ -1,18 +1,21 @@
 //! LOMO: stochastic gradient descent inside the backward pass.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 use vlm_nn::ops::{SgdStep, sgd_step, square_sum};
 
-use crate::{Passed, backward};
+use crate::{Passed, Weight, backward};
 
 /// How LOMO changes weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LomoConfig {
-    /// Decoupled weight decay, multiplied by the learning rate.
+    /// Decoupled weight decay, multiplied by the learning rate; of matrices only.
     pub weight_decay: f64,
+    /// Factors on the learning rate by the start of a weight's path; the longest that fits holds.
+    pub lr_scale: BTreeMap<String, f64>,
     /// Largest value of a gradient; larger ones are cut to it. 0 turns it off.
     pub clip_value: f64,
     /// Longest gradient of the whole model; longer ones are shortened to it, for which each step runs
@@ -22,7 +25,7 @@ pub struct LomoConfig {
 
 impl Default for LomoConfig {
     fn default() -> Self {
-        LomoConfig { weight_decay: 0.0, clip_value: 0.0, clip_norm: 0.0 }
+        LomoConfig { weight_decay: 0.0, lr_scale: BTreeMap::new(), clip_value: 0.0, clip_norm: 0.0 }
     }
 }
 
@@ -54,7 +57,7 @@ impl Lomo {
         loss: &dyn Fn(M) -> Result<Tensor<1>, E>,
         lr: f64,
     ) -> (M, Result<Passed, E>) {
-        let LomoConfig { weight_decay, clip_value, clip_norm } = self.config;
+        let LomoConfig { weight_decay, clip_value, clip_norm, .. } = self.config;
         let mut scale = 1.0;
         if clip_norm > 0.0 {
             let (same, norm) = gradient_norm(model, loss, clip_value);
@@ -64,9 +67,21 @@ impl Lomo {
                 Err(error) => return (model, Err(error)),
             }
         }
-        let step = SgdStep { keep: 1.0 - lr * weight_decay, length: lr * scale, clip: clip_value };
-        backward(model, loss, Arc::new(move |_, value, grad| sgd_step(value, grad, step)))
+        let lr_scale = self.config.lr_scale.clone();
+        let change = move |weight: &Weight, value, grad| {
+            let lr = lr * scale_of(&lr_scale, &weight.path);
+            let decay = if weight.shape.len() > 1 { weight_decay } else { 0.0 };
+            let step = SgdStep { keep: 1.0 - lr * decay, length: lr * scale, clip: clip_value };
+            sgd_step(value, grad, step)
+        };
+        backward(model, loss, Arc::new(change))
     }
+}
+
+/// The factor on the learning rate of the weight at a path.
+pub(crate) fn scale_of(scales: &BTreeMap<String, f64>, path: &str) -> f64 {
+    let fits = scales.iter().filter(|(start, _)| path.starts_with(start.as_str()));
+    fits.max_by_key(|(start, _)| start.len()).map_or(1.0, |(_, scale)| *scale)
 }
 
 /// The model as it was, and the length of the whole gradient, each value of which is cut first.

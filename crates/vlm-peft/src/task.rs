@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use burn::tensor::Tensor;
 use vlm_train::{BoxError, Grads, StepReport, Task, Validation};
 
 use crate::correction::corrected;
@@ -51,11 +52,19 @@ impl<T: Task> Task for Adapted<'_, T> {
         self.task.gradients(model, batch, weight, grads)
     }
 
+    fn loss(&self, model: T::Model, batch: &T::Batch) -> Result<(Tensor<1>, StepReport), BoxError> {
+        self.task.loss(model, batch)
+    }
+
     fn before_step(&self, step: u64) {
         if let AnyMethod::Dylora(method) = &self.adapter.method {
             method.ranks.use_first(method.rank_at(self.seed, step));
         }
         self.task.before_step(step);
+    }
+
+    fn shapes_gradients(&self) -> bool {
+        matches!(self.adapter.method, AnyMethod::LoraFa(_)) || self.task.shapes_gradients()
     }
 
     fn shape_gradients(&self, model: &T::Model, grads: &mut Grads) -> Result<(), BoxError> {

@@ -1,6 +1,6 @@
 //! The training loop: any [`Task`] with any update rule, resumable to the bit.
 //!
-//! A *task* turns a batch into gradients, an *update rule* turns gradients into new weights,
+//! A *task* turns a batch into a loss and its gradients, an *update rule* turns them into new weights,
 //! and [`Trainer`] does the rest: schedule, accumulation, clipping, averaging, validation,
 //! checkpoints that are whole or absent, metrics, progress and an orderly end on Ctrl-C.
 //!
@@ -34,6 +34,7 @@ mod metrics;
 mod optimizer;
 mod progress;
 mod report;
+mod rule;
 mod run_dir;
 mod schedule;
 mod stop;
@@ -48,9 +49,10 @@ pub use features::{FeatureCache, Vectors, stamp, stamp_folder};
 pub use grads::Grads;
 pub use memory::{keep_freed_memory, peak_memory};
 pub use metrics::{MetricsError, MetricsLog, Record};
-pub use optimizer::{AdamW, OptimConfig, Optimizer};
+pub use optimizer::{AdamW, OptimConfig, Optimizer, RuleKind, Sgd};
 pub use progress::Progress;
 pub use report::{Card, Report, Series};
+pub use rule::{Rule, Turn, Turned, Unturned};
 pub use run_dir::{ADAPTER, RunDir};
 pub use schedule::{Schedule, ScheduleError, Shape};
 pub use stop::{StopError, StopFlag};

@@ -5,15 +5,32 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use vlm_nn::ops::{AdamWStep, adamw_step};
+use vlm_nn::ops::{AdamWStep, SgdStep, adamw_step, sgd_step};
 use vlm_nn::params::{self, PathStack};
 
 use crate::{Error, Grads, describe};
+
+/// The rules there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuleKind {
+    /// Two averages of gradients for each weight.
+    #[default]
+    AdamW,
+    /// Plain descent.
+    Sgd,
+    /// Plain descent inside the backward pass.
+    Lomo,
+    /// The same with a step for each weight in proportion to its size.
+    AdaLomo,
+}
 
 /// The update rule's settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimConfig {
+    /// How gradients become steps.
+    pub rule: RuleKind,
     /// Peak learning rate.
     pub lr: f64,
     /// Decay of the moments.
@@ -32,6 +49,7 @@ pub struct OptimConfig {
 impl Default for OptimConfig {
     fn default() -> Self {
         OptimConfig {
+            rule: RuleKind::default(),
             lr: 1e-3,
             betas: [0.9, 0.98],
             eps: 1e-6,
@@ -109,6 +127,74 @@ pub trait Optimizer {
     /// # Errors
     /// A reason, if the state is not this rule's.
     fn restore(&mut self, state: BTreeMap<String, TensorData>, steps: u64) -> Result<(), String>;
+
+    /// Copies of the weights that are kept beside them, gradients among them.
+    fn copies(&self) -> usize;
+}
+
+/// Stochastic gradient descent with decoupled weight decay.
+#[derive(Debug)]
+pub struct Sgd {
+    config: OptimConfig,
+}
+
+impl Sgd {
+    /// It has no state.
+    pub fn new(config: OptimConfig) -> Self {
+        Sgd { config }
+    }
+}
+
+impl Optimizer for Sgd {
+    fn step<M: Module>(&mut self, model: M, grads: &mut Grads, lr: f64, grad_scale: f64) -> M {
+        struct Stepper<'a> {
+            path: PathStack,
+            config: &'a OptimConfig,
+            grads: &'a mut Grads,
+            lr: f64,
+            grad_scale: f64,
+        }
+        impl ModuleMapper for Stepper<'_> {
+            fn enter_module(&mut self, name: &str, _: &str) {
+                self.path.push(name);
+            }
+            fn exit_module(&mut self, _: &str, _: &str) {
+                self.path.pop();
+            }
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                let Some(grad) = self.grads.take::<D>(param.id) else { return param };
+                let lr = self.lr * self.config.scale_of(&self.path.path());
+                let decay = if D > 1 { self.config.weight_decay } else { 0.0 };
+                let length = lr * self.grad_scale;
+                let step = SgdStep { keep: 1.0 - lr * decay, length, clip: 0.0 };
+                let (id, value, mapper) = param.consume();
+                // The buffer is unshared here, so the step works in place.
+                let value = value.inner();
+                let shape = value.dims();
+                let len = shape.iter().product::<usize>();
+                let value = sgd_step(value.reshape([len]), grad.reshape([len]), step);
+                let value = Tensor::from_inner(value.reshape(shape)).require_grad();
+                Param::from_mapped_value(id, value, mapper)
+            }
+        }
+        let path = PathStack::default();
+        model.map(&mut Stepper { path, config: &self.config, grads, lr, grad_scale })
+    }
+
+    fn state(&self) -> Vec<(String, TensorData)> {
+        Vec::new()
+    }
+
+    fn restore(&mut self, state: BTreeMap<String, TensorData>, _: u64) -> Result<(), String> {
+        match state.into_keys().next() {
+            None => Ok(()),
+            Some(name) => Err(format!("`{name}` is of another update rule")),
+        }
+    }
+
+    fn copies(&self) -> usize {
+        1
+    }
 }
 
 /// The moments of one parameter, flat.
@@ -208,6 +294,10 @@ impl Optimizer for AdamW {
             self.moments.insert(path.to_owned(), Moments(moments));
         }
         Ok(())
+    }
+
+    fn copies(&self) -> usize {
+        3
     }
 }
 

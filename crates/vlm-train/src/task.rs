@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use burn::module::Module;
+use burn::tensor::Tensor;
 
 use crate::{BoxError, Grads};
 
@@ -59,8 +60,27 @@ pub trait Task {
         grads: &mut Grads,
     ) -> Result<StepReport, BoxError>;
 
+    /// The mean loss over a batch, for rules that run the backward pass themselves. The model is the task's
+    /// to drop: when this returns, nothing but the graph of the loss holds it.
+    ///
+    /// # Errors
+    /// If the batch does not fit the model, or the task cannot be trained so.
+    fn loss(
+        &self,
+        model: Self::Model,
+        batch: &Self::Batch,
+    ) -> Result<(Tensor<1>, StepReport), BoxError> {
+        let _ = (model, batch);
+        Err("this task has no loss by itself; train it with optim.rule = \"adamw\"".into())
+    }
+
     /// Prepares the step of that number, from 0 on.
     fn before_step(&self, _step: u64) {}
+
+    /// Whether [`shape_gradients`](Self::shape_gradients) does something, which needs all gradients at once.
+    fn shapes_gradients(&self) -> bool {
+        false
+    }
 
     /// Changes the gradient of a step, once all of its batches are in.
     ///

@@ -11,9 +11,9 @@ use vlm_nn::ops::Precision;
 use vlm_nn::params;
 
 use crate::{
-    AdamW, Average, BoxError, Checkpoint, Error, Grads, MetricsLog, OptimConfig, Optimizer,
-    Progress, Progressed, RunDir, Schedule, Shape, StopFlag, Task, Validation, check_gradients,
-    describe, frozen, moved_from_zero, run_dir,
+    Average, BoxError, Checkpoint, Error, MetricsLog, OptimConfig, Progress, Progressed, Rule,
+    RunDir, Schedule, Shape, StopFlag, Task, Turn, Turned, Unturned, Validation, describe, frozen,
+    run_dir,
 };
 
 /// How long and how a model is trained; the `[train]` section of a run's file.
@@ -147,9 +147,9 @@ pub struct Trainer<'a> {
 }
 
 /// What changes from step to step.
-struct State<M> {
+struct State<M, R> {
     model: M,
-    rule: AdamW,
+    rule: R,
     average: Option<Average>,
     at: Progressed,
     log: MetricsLog,
@@ -161,10 +161,11 @@ impl Trainer<'_> {
     ///
     /// # Errors
     /// If data, model or disk fail, or the loss stops being a number.
-    pub fn run<T: Task>(
+    pub fn run<T: Task, R: Rule>(
         &self,
         task: &T,
         model: T::Model,
+        rule: R,
         device: &Device,
     ) -> Result<Ending, Error> {
         let _precision = self.train.matmul_precision.scope();
@@ -172,8 +173,9 @@ impl Trainer<'_> {
         let accumulate = self.train.accumulate as u64;
         let schedule = self.train.schedule(self.optim.lr, task.batches_per_epoch())?;
         let total = schedule.total_steps;
-        let mut state = self.start(model, device)?;
-        self.print_parts(&state.model);
+        rule.check(self.train.accumulate)?;
+        let mut state = self.start(model, rule, device)?;
+        self.print_parts(&state);
         let mut progress = Progress::new(total, state.at.step, "train");
         let mut batches = task.batches(state.at.epoch, state.at.batch)?;
         let mut first = true;
@@ -183,10 +185,9 @@ impl Trainer<'_> {
         let mut began = Instant::now();
         while state.at.step < total {
             task.before_step(state.at.step);
-            let mut grads = Grads::default();
-            let (mut loss, mut samples, mut extra) = (0.0, 0, Vec::new());
+            let mut turn = Vec::new();
             for _ in 0..accumulate {
-                let batch = match batches.next() {
+                turn.push(match batches.next() {
                     Some(batch) => batch,
                     None => {
                         state.at.epoch += 1;
@@ -196,43 +197,33 @@ impl Trainer<'_> {
                             Err(BoxError::from("the data has no batch; use a smaller batch size"))
                         })
                     }
-                }?;
-                let report =
-                    task.gradients(&state.model, batch, 1.0 / accumulate as f32, &mut grads)?;
-                loss += report.loss / accumulate as f64;
-                samples += report.samples;
-                extra = report.extra;
+                }?);
                 state.at.batch += 1;
             }
-            task.shape_gradients(&state.model, &mut grads)?;
-            let (norm, _) = grads.norms(&state.model);
-            if !loss.is_finite() {
-                return Err(self.not_finite(&state.at, format!("the loss is {loss}")));
-            } else if !norm.is_finite() {
-                let what = format!("the length of the gradient is {norm}");
-                return Err(self.not_finite(&state.at, what));
-            }
+            let lr = schedule.at(state.at.step);
+            let first_epoch = first.then_some(state.at.epoch);
+            let turn = Turn { task, batches: turn, lr, optim: self.optim, first: first_epoch };
+            let Turned { loss, samples, extra, norm } = match state.rule.turn(turn, state.model) {
+                Ok((model, turned)) => {
+                    state.model = task.after_step(model);
+                    turned
+                }
+                Err(Unturned::NotFinite(what)) => return Err(self.not_finite(&state.at, what)),
+                Err(Unturned::Failed(error)) => return Err(error),
+            };
             if std::mem::take(&mut unproven) {
                 self.run.prune(self.train.keep);
             }
-            if first {
-                self.check_start(task, &state, &grads)?;
+            if std::mem::take(&mut first) {
                 self.print_start(task, &state.at, loss, &mut progress);
-                first = false;
             }
-            let lr = schedule.at(state.at.step);
-            let shorten = match self.optim.clip {
-                clip if clip > 0.0 && norm > clip => clip / norm,
-                _ => 1.0,
-            };
-            state.model = state.rule.step(state.model, &mut grads, lr, shorten);
-            state.model = task.after_step(state.model);
             state.at.step += 1;
             state.at.samples += samples as u64;
             if let Some(average) = &mut state.average {
                 average.update(&state.model, state.at.step);
             }
-            let mut fields = vec![("loss", loss), ("lr", lr), ("grad", norm)];
+            let mut fields = vec![("loss", loss), ("lr", lr)];
+            fields.extend(norm.map(|norm| ("grad", norm)));
             fields.extend(extra);
             progress.tick(state.at.step, samples, &fields);
             fields.push(("seconds", began.elapsed().as_secs_f64()));
@@ -266,7 +257,12 @@ impl Trainer<'_> {
     }
 
     /// A fresh state, or the one of the newest checkpoint.
-    fn start<M: Module>(&self, model: M, device: &Device) -> Result<State<M>, Error> {
+    fn start<M: Module, R: Rule>(
+        &self,
+        model: M,
+        rule: R,
+        device: &Device,
+    ) -> Result<State<M, R>, Error> {
         let found = match self.run.latest() {
             Some(path) => {
                 let checkpoint = Checkpoint::read(&path)?;
@@ -277,7 +273,7 @@ impl Trainer<'_> {
         };
         let step = found.as_ref().map_or(0, |(_, checkpoint)| checkpoint.progressed.step);
         let mut state = State {
-            rule: AdamW::new(self.optim.clone(), device),
+            rule,
             average: (self.train.average > 0.0).then(|| Average::new(self.train.average, device)),
             at: Progressed {
                 step: 0,
@@ -320,10 +316,10 @@ impl Trainer<'_> {
         Ok(state)
     }
 
-    fn validate<T: Task>(
+    fn validate<T: Task, R: Rule>(
         &self,
         task: &T,
-        state: &mut State<T::Model>,
+        state: &mut State<T::Model, R>,
         progress: &mut Progress,
     ) -> Result<(), Error> {
         let mut model = state.model.valid();
@@ -365,7 +361,7 @@ impl Trainer<'_> {
         Ok(staged.commit()?)
     }
 
-    fn save<M: Module>(&self, state: &State<M>) -> Result<(), Error> {
+    fn save<M: Module, R: Rule>(&self, state: &State<M, R>) -> Result<(), Error> {
         if let Some(path) = not_finite(&state.model) {
             return Err(self.bad_weights(&state.at, &path));
         }
@@ -400,8 +396,8 @@ impl Trainer<'_> {
     }
 
     /// The table of parts, and what the state takes in memory.
-    fn print_parts<M: Module>(&self, model: &M) {
-        let parts = describe(model);
+    fn print_parts<M: Module, R: Rule>(&self, state: &State<M, R>) {
+        let parts = describe(&state.model);
         let (mut trainable, mut total) = (0, 0);
         say(&format!("{:<20} {:>12} {:>12}  state", "part", "values", "trainable"));
         for part in &parts {
@@ -416,30 +412,15 @@ impl Trainer<'_> {
             total += part.total;
         }
         let share = 100.0 * trainable as f64 / total.max(1) as f64;
-        let copies = if self.train.average > 0.0 { 4 } else { 3 };
-        // Weights, and for what trains: gradient, two moments, and the average.
+        let averaged = self.train.average > 0.0;
+        let copies = state.rule.copies() + usize::from(averaged);
+        // Weights, and for what trains: gradient, moments, and the average.
         let bytes = 4 * (total + copies * trainable);
         say(&format!(
             "{total} values, {share:.1} % trainable; {:.0} MiB for weights, gradients, optimiser{} (activations come on top)",
             bytes as f64 / f64::from(1 << 20),
-            if copies == 4 { " and average" } else { "" }
+            if averaged { " and average" } else { "" }
         ));
-    }
-
-    /// Nothing trains with a severed gradient.
-    fn check_start<T: Task>(
-        &self,
-        task: &T,
-        state: &State<T::Model>,
-        grads: &Grads,
-    ) -> Result<(), Error> {
-        let Err(severed) = check_gradients(&state.model, grads) else { return Ok(()) };
-        // A gate that is closed keeps gradients back without severing them.
-        let Some(moved) = moved_from_zero(&state.model) else { return Err(severed) };
-        let Some(batch) = task.batches(state.at.epoch, 0)?.next() else { return Err(severed) };
-        let mut grads = Grads::default();
-        task.gradients(&moved, batch?, 1.0, &mut grads)?;
-        check_gradients(&moved, &grads)
     }
 
     fn print_start<T: Task>(&self, task: &T, at: &Progressed, loss: f64, progress: &mut Progress) {

@@ -20,6 +20,7 @@ use super::folder::{Config, JoinedFolder};
 use super::model::Joint;
 use super::towers::Progress;
 use super::{Head, HeadKind, JoinedModel, Towers};
+use crate::grad_cache::whole_loss;
 use crate::gradients;
 use crate::loss::{self, Loss, SIGMOID_BIAS, normalize};
 use crate::sample::{Preparer, SampleConfig};
@@ -328,6 +329,18 @@ impl Task for JoinedTask {
         let scale: f32 = model.logit_scale.val().into_scalar();
         let extra = vec![("scale", f64::from(scale.exp()))];
         Ok(StepReport { loss, samples, extra })
+    }
+
+    fn loss(
+        &self,
+        model: JoinedModel,
+        batch: &JoinedBatch,
+    ) -> Result<(Tensor<1>, StepReport), BoxError> {
+        let samples = batch.picture_groups.len();
+        let scale: f32 = model.logit_scale.val().into_scalar();
+        let loss = whole_loss(&model, batch, self.loss, self.batch.chunk)?;
+        let extra = vec![("scale", f64::from(scale.exp()))];
+        Ok((loss, StepReport { samples, extra, ..Default::default() }))
     }
 
     fn after_step(&self, mut model: JoinedModel) -> JoinedModel {

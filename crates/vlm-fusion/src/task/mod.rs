@@ -11,6 +11,7 @@ mod material;
 mod pack;
 mod see;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
@@ -246,6 +247,29 @@ impl GenerativeTask {
         })
     }
 
+    /// The sum of the losses of the answers in some rows; `looked` counts the pieces of pictures before them.
+    fn summed(
+        &self,
+        model: &GenerativeModel,
+        batch: &GenerativeBatch,
+        range: Range<usize>,
+        looked: &mut usize,
+    ) -> Result<Tensor<1>, BoxError> {
+        let rows = &batch.rows[range.clone()];
+        let pictures: Vec<usize> = batch.pictures[range].iter().flatten().copied().collect();
+        let pieces: usize = pictures.iter().map(|i| self.train.places[*i].pieces()).sum();
+        let pixels = match batch.pixels.is_empty() {
+            true => &[][..],
+            false => &batch.pixels[*looked..*looked + pieces],
+        };
+        *looked += pieces;
+        let vectors = self.seen.as_ref().map(|seen| (seen, &self.train));
+        let seen = self.seen(model, vectors, &pictures, pixels);
+        let prefix = self.prefixes(model, rows);
+        let logits = model.foretell(rows, seen, prefix.as_deref())?;
+        Ok(losses(logits, &answers(rows), &model.device()).sum())
+    }
+
     /// How many tokens of each row see each other both ways.
     fn prefixes(&self, model: &GenerativeModel, rows: &[Row]) -> Option<Vec<usize>> {
         let asked = |row: &Row| row.answers.first().map_or(0, |(place, _)| place + 1);
@@ -291,26 +315,25 @@ impl Task for GenerativeTask {
             chunk => chunk,
         };
         let (mut loss, mut looked) = (0.0, 0);
-        for (i, rows) in batch.rows.chunks(chunk).enumerate() {
-            let of = &batch.pictures[i * chunk..i * chunk + rows.len()];
-            let pictures: Vec<usize> = of.iter().flatten().copied().collect();
-            let pieces: usize = pictures.iter().map(|i| self.train.places[*i].pieces()).sum();
-            let pixels = match batch.pixels.is_empty() {
-                true => &[][..],
-                false => &batch.pixels[looked..looked + pieces],
-            };
-            looked += pieces;
-            let vectors = self.seen.as_ref().map(|seen| (seen, &self.train));
-            let seen = self.seen(model, vectors, &pictures, pixels);
-            let prefix = self.prefixes(model, rows);
-            let logits = model.foretell(rows, seen, prefix.as_deref())?;
-            let losses = losses(logits, &answers(rows), &model.device());
-            let part = losses.sum() / all as f64;
+        for start in (0..batch.rows.len()).step_by(chunk.max(1)) {
+            let rows = start..(start + chunk).min(batch.rows.len());
+            let part = self.summed(model, &batch, rows, &mut looked)? / all as f64;
             loss += f64::from(part.clone().into_scalar::<f32>());
             grads.add(part.backward(), model, weight);
         }
         let extra = vec![("answer_tokens", all as f64)];
         Ok(StepReport { loss, samples: batch.conversations, extra })
+    }
+
+    fn loss(
+        &self,
+        model: GenerativeModel,
+        batch: &GenerativeBatch,
+    ) -> Result<(Tensor<1>, StepReport), BoxError> {
+        let all = answers(&batch.rows).len().max(1);
+        let loss = self.summed(&model, batch, 0..batch.rows.len(), &mut 0)? / all as f64;
+        let extra = vec![("answer_tokens", all as f64)];
+        Ok((loss, StepReport { samples: batch.conversations, extra, ..Default::default() }))
     }
 
     /// The loss of answers, and the share of answers that are foretold whole: each token the
