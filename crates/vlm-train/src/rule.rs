@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::TensorData;
 
-use crate::{
-    BoxError, Error, Grads, OptimConfig, Optimizer, Task, check_gradients, moved_from_zero,
-};
+use crate::{Error, Grads, OptimConfig, Optimizer, Task, check_gradients, moved_from_zero};
 
 /// A step that is to be made.
 #[derive(Debug)]
@@ -145,6 +143,6 @@ fn check_start<T: Task>(
     let Some(moved) = moved_from_zero(model) else { return Err(severed) };
     let Some(batch) = task.batches(epoch, 0)?.next() else { return Err(severed) };
     let mut grads = Grads::default();
-    task.gradients(&moved, batch.map_err(BoxError::from)?, 1.0, &mut grads)?;
+    task.gradients(&moved, batch?, 1.0, &mut grads)?;
     check_gradients(&moved, &grads)
 }
