@@ -119,7 +119,7 @@ fn beside(
     let mut readings = Vec::new();
     for &task in tasks {
         for _ in 0..args.rounds {
-            readings.push(measure(again(&ours).arg(task).args(own).args(&args.arguments))?);
+            readings.push(measure(shell::again(&ours).arg(task).args(own).args(&args.arguments))?);
             if let Some(python) = python.as_ref().filter(|_| !table::OURS_ALONE.contains(&task)) {
                 // Without it OpenMP's threads wander between cores, and now and then PyTorch
                 // takes twice as long: that comparison would flatter us.
@@ -143,7 +143,7 @@ fn memory(args: &Args) -> Result<()> {
         for chunk in [4, 0] {
             let (batch, chunk) = (batch.to_string(), chunk.to_string());
             let sizes = ["gradients", "--batch", &batch, "--chunk", &chunk];
-            readings.push(measure(again(&ours).args(sizes).args(&args.arguments))?);
+            readings.push(measure(shell::again(&ours).args(sizes).args(&args.arguments))?);
         }
     }
     machine(&readings);
@@ -176,13 +176,6 @@ fn python(args: &Args) -> Result<OsString> {
              one that has torch and transformers, or --rust-only to do without"
         ),
     }
-}
-
-/// The same program in the same environment, without arguments.
-fn again(command: &Command) -> Command {
-    let mut next = shell::command(command.get_program());
-    next.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    next
 }
 
 /// Runs a program that prints its reading as a line of JSON.

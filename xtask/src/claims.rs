@@ -3,7 +3,6 @@
 mod verdict;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -243,14 +242,13 @@ impl Args {
             let mut sum = 0.0;
             for seed in 1..=self.seeds {
                 let adapter = runs.join(format!("{method}-{seed}/adapter"));
-                let mut eval = Command::new(vlm.get_program());
-                eval.envs(vlm.get_envs().filter_map(|(name, value)| Some((name, value?))));
+                let mut eval = shell::again(&vlm);
                 eval.args(["eval", "--json", "--task", subject.task, "--model", subject.model]);
                 eval.args(["--data", subject.tests[0], "--adapter-ranks", &rank.to_string()]);
                 if let Some(limit) = subject.limit {
                     eval.args(["--limit", &limit.to_string()]);
                 }
-                eval.arg("--adapter").arg(&adapter).current_dir(shell::root());
+                eval.arg("--adapter").arg(&adapter);
                 let said = shell::output(&mut eval)
                     .with_context(|| format!("{}: cannot be measured", adapter.display()))?;
                 let said: Value = serde_json::from_str(&said)?;

@@ -35,6 +35,13 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// The same program in the same environment, without arguments.
+pub fn again(other: &Command) -> Command {
+    let mut next = command(other.get_program());
+    next.envs(other.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    next
+}
+
 /// The cargo that runs this program, to be run in the root of the workspace.
 pub fn cargo() -> Command {
     command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))

@@ -99,6 +99,17 @@ impl AdapterConfig {
         Ok((model, adapter, self.base(from, text, "FEATURE_EXTRACTION")))
     }
 
+    /// Lets places of a text to the tokens that the adapter puts in front of it.
+    ///
+    /// # Errors
+    /// As [`leave_places`].
+    pub fn make_room(&self, text: &mut TextSpec) -> Result<()> {
+        match &self.method {
+            AnyMethod::Prompt(prompt) => leave_places(text, prompt.tokens),
+            _ => Ok(()),
+        }
+    }
+
     /// Hangs the adapter on a model.
     ///
     /// # Errors
@@ -178,7 +189,7 @@ impl Change for Wear<'_> {
         if let Some(ranks) = self.adapter.ranks {
             model = use_ranks(model, &adapter, ranks)?;
         }
-        if vlm_nn::adapter::all(&model).values().any(|adapters| adapters.packed.is_some()) {
+        if has_four_bits(&model) {
             return Ok(model);
         }
         match merge(model.clone(), &adapter) {
@@ -186,6 +197,11 @@ impl Change for Wear<'_> {
             merged => merged,
         }
     }
+}
+
+/// Whether a model has weights of four bits.
+pub fn has_four_bits<M: Module>(model: &M) -> bool {
+    vlm_nn::adapter::all(model).values().any(|adapters| adapters.packed.is_some())
 }
 
 /// Opens a model of pictures and text, with an adapter on it if there is one, and with `four_bit` its
@@ -244,7 +260,7 @@ fn front(tokens: &Param<Tensor<2>>) -> usize {
 ///
 /// # Errors
 /// If none is left.
-pub fn leave_places(text: &mut TextSpec, rows: usize) -> Result<()> {
+fn leave_places(text: &mut TextSpec, rows: usize) -> Result<()> {
     // Start, a token, end.
     const LEAST: usize = 3;
     if !text.positions || rows == 0 {

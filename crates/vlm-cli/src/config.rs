@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use vlm_contrastive::joined::JoinConfig;
 use vlm_contrastive::{BatchConfig, Loss, SampleConfig};
-use vlm_encoders::{Start, TextConfig, VisionConfig};
+use vlm_encoders::{FourBitConfig, Start, TextConfig, VisionConfig};
 use vlm_fusion::task::GenerativeConfig;
 use vlm_train::{OptimConfig, TrainConfig};
 
@@ -141,6 +141,11 @@ impl RunConfig {
         }
         config.check().with_context(|| path.display().to_string())?;
         Ok(config)
+    }
+
+    /// The four bits that the adapter wants its model in.
+    pub fn four_bit(&self) -> Option<FourBitConfig> {
+        self.adapter.as_ref()?.four_bit
     }
 
     /// `{seed}` in the name of a set stands for the run's seed, so that each seed can have a split

@@ -16,7 +16,7 @@ use vlm_encoders::image::{CLIP_MEAN, CLIP_STD, ImageProcessor};
 use vlm_encoders::text::{Tokenizer, train_clip_bpe};
 use vlm_encoders::{Blueprint, ClipConfig, DualFolder, DualSpec, Encoder, Start};
 use vlm_nn::ops::Precision;
-use vlm_peft::{Adapted, AnyMethod};
+use vlm_peft::Adapted;
 use vlm_store::write_file;
 use vlm_train::{
     Ending, MetricsLog, OptimConfig, Rule, RunDir, StopFlag, Task, Trainer, describe, peak_memory,
@@ -72,7 +72,7 @@ pub type Shape = (Blueprint<DualSpec>, ImageProcessor, Tokenizer);
 /// # Errors
 /// If data or model cannot be read, or do not fit.
 pub fn prepare(config: &RunConfig, device: &Device) -> Result<Parts> {
-    let four_bit = config.adapter.as_ref().and_then(|adapter| adapter.four_bit);
+    let four_bit = config.four_bit();
     let open = |from: &PathBuf| DualFolder::open_packed(from, four_bit, device);
     parts(config, config.model.from.as_ref().map(open).transpose()?)
 }
@@ -85,8 +85,8 @@ fn parts(config: &RunConfig, from: Option<DualFolder>) -> Result<Parts> {
         data.truth()?;
     }
     if let Some(mut clip) = from {
-        if let Some(AnyMethod::Prompt(prompt)) = config.adapter.as_ref().map(|a| &a.method) {
-            adapter::leave_places(&mut clip.plan.spec.text, prompt.tokens)?;
+        if let Some(adapter) = &config.adapter {
+            adapter.make_room(&mut clip.plan.spec.text)?;
         }
         let shape = (clip.plan.clone(), clip.images.clone(), clip.tokenizer.clone());
         return Ok(Parts { data, validation, folder: shape, start: Beginning::Model(clip.into()) });
@@ -194,7 +194,7 @@ pub fn configured(
         return run.go(&task, model, &run.config.optim, task.samples(), facts);
     }
     let training = device.clone().autodiff();
-    let four_bit = run.config.adapter.as_ref().and_then(|adapter| adapter.four_bit);
+    let four_bit = run.config.four_bit();
     let open = |from: &PathBuf| Encoder::open_packed(from, four_bit, &training);
     let from = match run.config.model.from.as_ref().map(open).transpose()? {
         None => None,
@@ -321,8 +321,7 @@ impl Run<'_> {
         optim.check_paths(&model)?;
         let rule = AnyRule::new(optim, device);
         rule.check(config.train.accumulate)?;
-        let four_bit = vlm_nn::adapter::all(&model).values().any(|hung| hung.packed.is_some());
-        if four_bit && config.adapter.is_none() {
+        if config.adapter.is_none() && adapter::has_four_bits(&model) {
             bail!("weights of four bits do not train; train an adapter on them (--method lora)");
         }
         let record = serde_json::to_value(config)?;

@@ -132,6 +132,39 @@ pub trait Optimizer {
     fn copies(&self) -> usize;
 }
 
+/// What becomes of a weight: its path, its dimensions, and value and gradient, both flat.
+type Change<'a> = dyn FnMut(&str, usize, Tensor<1>, Tensor<1>) -> Tensor<1> + 'a;
+
+/// The model with those weights changed that have a gradient.
+fn stepped<M: Module>(model: M, grads: &mut Grads, change: &mut Change<'_>) -> M {
+    struct Stepper<'a, 'b> {
+        path: PathStack,
+        grads: &'a mut Grads,
+        change: &'a mut Change<'b>,
+    }
+    impl ModuleMapper for Stepper<'_, '_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let Some(grad) = self.grads.take::<D>(param.id) else { return param };
+            let (id, value, mapper) = param.consume();
+            // The buffer is unshared here, so the step works in place.
+            let value = value.inner();
+            let shape = value.dims();
+            let len: usize = shape.iter().product();
+            let path = self.path.path();
+            let value = (self.change)(&path, D, value.reshape([len]), grad.reshape([len]));
+            let value = Tensor::from_inner(value.reshape(shape)).require_grad();
+            Param::from_mapped_value(id, value, mapper)
+        }
+    }
+    model.map(&mut Stepper { path: PathStack::default(), grads, change })
+}
+
 /// Stochastic gradient descent with decoupled weight decay.
 #[derive(Debug)]
 pub struct Sgd {
@@ -147,38 +180,12 @@ impl Sgd {
 
 impl Optimizer for Sgd {
     fn step<M: Module>(&mut self, model: M, grads: &mut Grads, lr: f64, grad_scale: f64) -> M {
-        struct Stepper<'a> {
-            path: PathStack,
-            config: &'a OptimConfig,
-            grads: &'a mut Grads,
-            lr: f64,
-            grad_scale: f64,
-        }
-        impl ModuleMapper for Stepper<'_> {
-            fn enter_module(&mut self, name: &str, _: &str) {
-                self.path.push(name);
-            }
-            fn exit_module(&mut self, _: &str, _: &str) {
-                self.path.pop();
-            }
-            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-                let Some(grad) = self.grads.take::<D>(param.id) else { return param };
-                let lr = self.lr * self.config.scale_of(&self.path.path());
-                let decay = if D > 1 { self.config.weight_decay } else { 0.0 };
-                let length = lr * self.grad_scale;
-                let step = SgdStep { keep: 1.0 - lr * decay, length, clip: 0.0 };
-                let (id, value, mapper) = param.consume();
-                // The buffer is unshared here, so the step works in place.
-                let value = value.inner();
-                let shape = value.dims();
-                let len = shape.iter().product::<usize>();
-                let value = sgd_step(value.reshape([len]), grad.reshape([len]), step);
-                let value = Tensor::from_inner(value.reshape(shape)).require_grad();
-                Param::from_mapped_value(id, value, mapper)
-            }
-        }
-        let path = PathStack::default();
-        model.map(&mut Stepper { path, config: &self.config, grads, lr, grad_scale })
+        stepped(model, grads, &mut |path, rank, value, grad| {
+            let lr = lr * self.config.scale_of(path);
+            let decay = if rank > 1 { self.config.weight_decay } else { 0.0 };
+            let step = SgdStep { keep: 1.0 - lr * decay, length: lr * grad_scale, clip: 0.0 };
+            sgd_step(value, grad, step)
+        })
     }
 
     fn state(&self) -> Vec<(String, TensorData)> {
@@ -219,51 +226,25 @@ impl AdamW {
 
 impl Optimizer for AdamW {
     fn step<M: Module>(&mut self, model: M, grads: &mut Grads, lr: f64, grad_scale: f64) -> M {
-        struct Stepper<'a> {
-            path: PathStack,
-            rule: &'a mut AdamW,
-            grads: &'a mut Grads,
-            lr: f64,
-            grad_scale: f64,
-        }
-        impl ModuleMapper for Stepper<'_> {
-            fn enter_module(&mut self, name: &str, _: &str) {
-                self.path.push(name);
-            }
-            fn exit_module(&mut self, _: &str, _: &str) {
-                self.path.pop();
-            }
-            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-                let Some(grad) = self.grads.take::<D>(param.id) else { return param };
-                let path = self.path.path();
-                let scale = self.rule.config.scale_of(&path);
-                let (id, value, mapper) = param.consume();
-                // The buffers are unshared here, so the step works in place.
-                let value = value.inner();
-                let shape = value.dims();
-                let len: usize = shape.iter().product();
-                let config = &self.rule.config;
-                let step = AdamWStep {
-                    lr: self.lr * scale,
-                    betas: config.betas,
-                    eps: config.eps,
-                    weight_decay: if D > 1 { config.weight_decay } else { 0.0 },
-                    step: self.rule.steps,
-                    grad_scale: self.grad_scale,
-                };
-                let moments = match self.rule.moments.remove(&path) {
-                    Some(Moments(moments)) => moments,
-                    None => [0, 1].map(|_| Tensor::zeros([len], &self.rule.device)),
-                };
-                let (value, moments) =
-                    adamw_step(value.reshape([len]), grad.reshape([len]), moments, step);
-                self.rule.moments.insert(path, Moments(moments));
-                let value = Tensor::from_inner(value.reshape(shape)).require_grad();
-                Param::from_mapped_value(id, value, mapper)
-            }
-        }
         self.steps += 1;
-        model.map(&mut Stepper { path: PathStack::default(), rule: self, grads, lr, grad_scale })
+        stepped(model, grads, &mut |path, rank, value, grad| {
+            let config = &self.config;
+            let step = AdamWStep {
+                lr: lr * config.scale_of(path),
+                betas: config.betas,
+                eps: config.eps,
+                weight_decay: if rank > 1 { config.weight_decay } else { 0.0 },
+                step: self.steps,
+                grad_scale,
+            };
+            let moments = match self.moments.remove(path) {
+                Some(Moments(moments)) => moments,
+                None => [0, 1].map(|_| Tensor::zeros(value.dims(), &self.device)),
+            };
+            let (value, moments) = adamw_step(value, grad, moments, step);
+            self.moments.insert(path.to_owned(), Moments(moments));
+            value
+        })
     }
 
     fn state(&self) -> Vec<(String, TensorData)> {

@@ -75,7 +75,7 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
     };
     let mut measured = Vec::new();
     if !evals.is_empty() {
-        let four_bit = config.adapter.as_ref().and_then(|adapter| adapter.four_bit);
+        let four_bit = config.four_bit();
         let worn = adapter.as_deref().map(Worn::of);
         let folder = adapter::open_generative(&model, worn, four_bit, device)?;
         for (eval, data) in &evals {
@@ -114,7 +114,7 @@ fn begin<'a>(
 ) -> Result<(GenerativeFolder, &'a Path)> {
     match (&generative.from, &generative.assemble) {
         (Some(dir), _) => {
-            let four_bit = config.adapter.as_ref().and_then(|adapter| adapter.four_bit);
+            let four_bit = config.four_bit();
             Ok((GenerativeFolder::open_packed(dir, four_bit, device)?, dir))
         }
         (None, Some(assembly)) => Ok((assembly.assemble(config.seed, device)?, &assembly.vision)),

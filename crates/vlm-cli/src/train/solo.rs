@@ -8,10 +8,10 @@ use vlm_contrastive::Loss;
 use vlm_contrastive::solo::{Solo, SoloTask, nearest};
 use vlm_datasets::Dataset;
 use vlm_encoders::{Blueprint, Encoder, TextFolder, TextSpec, VisionFolder};
-use vlm_peft::{Adapted, AnyMethod};
+use vlm_peft::Adapted;
 
 use super::{Facts, Run};
-use crate::adapter::{Worn, leave_places, open_encoder};
+use crate::adapter::{Worn, open_encoder};
 use crate::{output, report};
 
 /// An encoder of pictures.
@@ -25,8 +25,8 @@ pub fn pictures(run: &Run<'_>, folder: VisionFolder) -> Result<ExitCode> {
 
 /// An encoder of texts.
 pub fn texts(run: &Run<'_>, mut folder: TextFolder) -> Result<ExitCode> {
-    if let Some(AnyMethod::Prompt(prompt)) = run.config.adapter.as_ref().map(|a| &a.method) {
-        leave_places(&mut folder.plan.spec, prompt.tokens)?;
+    if let Some(adapter) = &run.config.adapter {
+        adapter.make_room(&mut folder.plan.spec)?;
     }
     let (plan, model) = (folder.plan.clone(), folder.model.clone());
     let facts = vec![(
@@ -87,7 +87,7 @@ where
         (Some(_), Some(from)) => (from.to_owned(), Some(trained.run.adapter())),
         _ => (trained.run.model(), None),
     };
-    let four_bit = config.adapter.as_ref().and_then(|adapter| adapter.four_bit);
+    let four_bit = config.four_bit();
     let worn = adapter.as_deref().map(Worn::of);
     let encoder = open_encoder(&folder, worn, four_bit, device)?;
     let (mut metrics, mut lines, mut rows) = (Vec::new(), Vec::new(), Vec::new());
