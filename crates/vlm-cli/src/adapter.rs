@@ -16,11 +16,11 @@ use vlm_peft::{
 };
 
 use crate::config::ModelConfig;
-use crate::folder::{Change, change_encoder};
+use crate::folder::{AnyFolder, Change, change_encoder};
 use crate::output;
 
 /// The name of the one adapter that a model wears here.
-const NAME: &str = "default";
+pub const NAME: &str = "default";
 
 /// What is trained in place of a model.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -71,11 +71,9 @@ impl AdapterConfig {
         generative: &GenerativeConfig,
         seed: u64,
     ) -> Result<(M, Adapter, Base)> {
-        let parts = [("vision.", Part::Vision), ("fusion.", Part::Fusion), ("text.", Part::Text)];
-        let names = |path: &str, rank: usize| {
-            let part = parts.iter().find(|(start, _)| path.starts_with(start));
-            let trained = part.is_none_or(|(_, part)| generative.trains(*part));
-            trained.then(|| plan.in_memory(path, rank)).flatten()
+        let names = |path: &str, rank: usize| match trains(generative, path) {
+            true => plan.in_memory(path, rank),
+            false => None,
         };
         let (model, adapter) = self.hung(model, NAME, &names, seed)?;
         let base = self.base(generative.from.as_deref(), Some(&plan.spec.text), "CAUSAL_LM");
@@ -125,7 +123,18 @@ impl AdapterConfig {
         attach_with(model, name, &self.method, self.targets.as_ref(), &beside, names, seed)
     }
 
-    /// What the adapter's file says of the model.
+    /// What the adapter's file says of the model in a folder.
+    pub fn base_of(&self, folder: &AnyFolder, from: &Path) -> Base {
+        let of_encoder = "FEATURE_EXTRACTION";
+        let (text, task) = match folder {
+            AnyFolder::Generative(folder) => (Some(&folder.plan.spec.text), "CAUSAL_LM"),
+            AnyFolder::Encoder(Encoder::Dual(folder)) => (Some(&folder.plan.spec.text), of_encoder),
+            AnyFolder::Encoder(Encoder::Text(folder)) => (Some(&folder.plan.spec), of_encoder),
+            _ => (None, of_encoder),
+        };
+        self.base(Some(from), text, task)
+    }
+
     fn base(&self, from: Option<&Path>, text: Option<&TextSpec>, task: &str) -> Base {
         let text = text.map(|text| Shape {
             layers: text.blocks.len(),
@@ -139,6 +148,13 @@ impl AdapterConfig {
             text,
         }
     }
+}
+
+/// Whether a run trains the part of a model that a parameter is of.
+pub fn trains(generative: &GenerativeConfig, path: &str) -> bool {
+    let parts = [("vision.", Part::Vision), ("fusion.", Part::Fusion), ("text.", Part::Text)];
+    let part = parts.iter().find(|(start, _)| path.starts_with(start));
+    part.is_none_or(|(_, part)| generative.trains(*part))
 }
 
 /// An adapter of a model to use.

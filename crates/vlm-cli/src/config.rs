@@ -9,7 +9,8 @@ use vlm_contrastive::joined::JoinConfig;
 use vlm_contrastive::{BatchConfig, Loss, SampleConfig};
 use vlm_encoders::{FourBitConfig, Start, TextConfig, VisionConfig};
 use vlm_fusion::task::GenerativeConfig;
-use vlm_train::{OptimConfig, TrainConfig};
+use vlm_peft::AnyMethod;
+use vlm_train::{OptimConfig, RuleKind, TrainConfig};
 
 use crate::adapter::AdapterConfig;
 use crate::output::Usage;
@@ -158,6 +159,22 @@ impl RunConfig {
         }
     }
 
+    /// What cannot be combined with slopes in place of gradients.
+    fn check_mezo(&self) -> Result<()> {
+        if self.train.average > 0.0 {
+            bail!("train.average is {}: mezo's steps are too small for an average to matter, and a run could not be replayed; leave it out", self.train.average);
+        }
+        let Some(adapter) = &self.adapter else { return Ok(()) };
+        let method = adapter.method.get();
+        if method.drops() {
+            bail!("adapter.dropout leaves things out by chance, so that mezo would compare losses of two different models; set it to 0");
+        }
+        if matches!(adapter.method, AnyMethod::LoraFa(_) | AnyMethod::Dylora(_)) {
+            bail!("{} says what of a gradient is used, and mezo has none; take lora", method.name());
+        }
+        Ok(())
+    }
+
     /// Looks for values that cannot work, before anything is read or written.
     fn check(&self) -> Result<()> {
         self.batch.check().map_err(|reason| anyhow!("batch.{reason}"))?;
@@ -170,6 +187,9 @@ impl RunConfig {
         }
         self.optim.check()?;
         self.train.check()?;
+        if self.optim.rule == RuleKind::Mezo {
+            self.check_mezo()?;
+        }
         let SampleConfig { captions, patch_keep, .. } = &self.sample;
         for (name, value) in [
             ("sample.captions.first", captions.first),

@@ -45,8 +45,9 @@ pub struct Args {
     /// Steps of training [default: three passes over the data].
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
-    /// How gradients become steps: adamw, sgd, or, in the memory of inference, lomo or adalomo.
-    #[arg(long, value_name = "NAME", value_parser = ["adamw", "sgd", "lomo", "adalomo"], default_value = "adamw")]
+    /// How the weights learn: adamw, sgd, or, in little memory, lomo or adalomo; mezo has no backward pass
+    /// and takes the memory of inference, and many more steps.
+    #[arg(long, value_name = "NAME", value_parser = ["adamw", "sgd", "lomo", "adalomo", "mezo"], default_value = "adamw")]
     optimizer: String,
     /// The learning rate at its peak [default: what suits the method, or an optimizer other than adamw].
     #[arg(long)]
@@ -95,8 +96,11 @@ impl Args {
         }
         // What is no model of pictures and text is taken for a dual encoder.
         let kind = if GenerativeFolder::is_one(&self.model) { "generative." } else { "" };
+        let mezo = self.optimizer == "mezo";
+        let (slow_rate, probe) = method.mezo();
         let rate = match &*self.optimizer {
             "adamw" => method.lr,
+            "mezo" => slow_rate,
             // Relative to the size of each weight.
             "adalomo" => 1e-3,
             // Of gradients as they are.
@@ -114,6 +118,11 @@ impl Args {
             "train.warmup=0.05".to_owned(),
             "train.epochs=3".to_owned(),
         ];
+        // As in the paper's runs.
+        if mezo {
+            all.extend(["train.warmup=0".to_owned(), "train.shape=constant".to_owned()]);
+            all.push(format!("optim.zo_eps={probe}"));
+        }
         // Clipping by norm would run each step twice.
         if self.optimizer.ends_with("lomo") {
             all.push("optim.clip=0".to_owned());

@@ -22,6 +22,7 @@ mod panics;
 mod pen;
 mod plan;
 mod quantize;
+mod replay;
 mod report;
 mod retrieve;
 mod rule;
@@ -70,6 +71,11 @@ enum Command {
     Compare(compare::Args),
     /// Let a model's weights take up adapters: it costs nothing from then on, and needs none.
     Merge(merge::Args),
+    /// Make the weights again that mezo tuned, from the model and the list of its steps.
+    ///
+    /// A run with mezo is the seed and the slope of the loss at each step: a file of a few kilobytes
+    /// (replay.json in the run's folder) stands for the tuned model.
+    Replay(replay::Args),
     /// Keep four bits of each weight, as bitsandbytes does.
     Quantize(quantize::Args),
     /// Name what pictures show, choosing among labels the model was never trained on.
@@ -126,6 +132,7 @@ fn main() -> ExitCode {
                 compare::run(&args, &globals)
             }
             Command::Merge(args) => merge::run(&args, &opened).map(done),
+            Command::Replay(args) => replay::run(&args, &opened).map(done),
             Command::Quantize(args) => quantize::run(&args, &opened).map(done),
             Command::ZeroShot(args) => zero_shot::run(&args, &opened).map(done),
             Command::Eval(args) => eval::run(&args, &opened).map(done),

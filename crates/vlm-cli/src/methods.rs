@@ -170,6 +170,16 @@ pub fn find(name: &str) -> Result<&'static Named> {
 }
 
 impl Named {
+    /// A learning rate that suits it without gradients, and how far weights are then probed: those of MeZO's
+    /// paper for all weights, LoRA and prefixes.
+    pub fn mezo(&self) -> (f64, f64) {
+        match self.name {
+            FULL => (1e-6, 1e-3),
+            "prefix" | "prompt" => (1e-2, 1e-1),
+            _ => (1e-4, 1e-2),
+        }
+    }
+
     /// The settings of a configuration that it stands for.
     pub fn settings(&self) -> impl Iterator<Item = String> {
         self.settings.iter().map(|setting| format!("adapter.{setting}"))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, TensorData};
-use vlm_fullft::FusedRule;
+use vlm_fullft::{FusedRule, Mezo};
 use vlm_train::{AdamW, Error, OptimConfig, Rule, RuleKind, Sgd, Task, Turn, Turned, Unturned};
 
 /// One of the rules.
@@ -11,16 +11,18 @@ pub enum AnyRule {
     AdamW(AdamW),
     Sgd(Sgd),
     Fused(FusedRule),
+    Mezo(Mezo),
 }
 
 impl AnyRule {
-    /// The rule of these settings; `device` is the plain device of the model.
-    pub fn new(optim: &OptimConfig, device: &Device) -> Self {
+    /// The rule of these settings and a seed; `device` is the plain device of the model.
+    pub fn new(optim: &OptimConfig, seed: u64, device: &Device) -> Self {
         match optim.rule {
             RuleKind::AdamW => AnyRule::AdamW(AdamW::new(optim.clone(), device)),
             RuleKind::Sgd => AnyRule::Sgd(Sgd::new(optim.clone())),
             RuleKind::Lomo => AnyRule::Fused(FusedRule::lomo(optim)),
             RuleKind::AdaLomo => AnyRule::Fused(FusedRule::ada_lomo(optim, device)),
+            RuleKind::Mezo => AnyRule::Mezo(Mezo::of_run(optim, seed)),
         }
     }
 }
@@ -32,6 +34,7 @@ macro_rules! of {
             AnyRule::AdamW($rule) => $body,
             AnyRule::Sgd($rule) => $body,
             AnyRule::Fused($rule) => $body,
+            AnyRule::Mezo($rule) => $body,
         }
     };
 }
@@ -59,5 +62,9 @@ impl Rule for AnyRule {
 
     fn copies(&self) -> usize {
         of!(self, rule => Rule::copies(rule))
+    }
+
+    fn follows_gradients(&self) -> bool {
+        of!(self, rule => Rule::follows_gradients(rule))
     }
 }

@@ -16,6 +16,7 @@ use vlm_encoders::image::{CLIP_MEAN, CLIP_STD, ImageProcessor};
 use vlm_encoders::text::{Tokenizer, train_clip_bpe};
 use vlm_encoders::{Blueprint, ClipConfig, DualFolder, DualSpec, Encoder, Start};
 use vlm_nn::ops::Precision;
+use vlm_nn::params;
 use vlm_peft::Adapted;
 use vlm_store::write_file;
 use vlm_train::{
@@ -26,7 +27,7 @@ use crate::adapter::{self, Worn};
 use crate::config::RunConfig;
 use crate::eval::Measured;
 use crate::rule::AnyRule;
-use crate::{eval, output, report};
+use crate::{eval, output, replay, report};
 
 /// Arguments of `vlm train`.
 #[derive(clap::Args)]
@@ -319,7 +320,7 @@ impl Run<'_> {
         let Run { config, out, device, .. } = self;
         config.train.schedule(optim.lr, task.batches_per_epoch())?;
         optim.check_paths(&model)?;
-        let rule = AnyRule::new(optim, device);
+        let rule = AnyRule::new(optim, config.seed, device);
         rule.check(config.train.accumulate)?;
         if config.adapter.is_none() && adapter::has_four_bits(&model) {
             bail!("weights of four bits do not train; train an adapter on them (--method lora)");
@@ -355,6 +356,13 @@ impl Run<'_> {
             let count = json!({ "values": part.total, "trainable": part.trainable });
             cost.insert(part.part, count);
         }
+        // Contrastive training holds the model inside another; see `replay`.
+        let inside = if params::list(&model).iter().any(|p| p.path.starts_with(replay::DUAL)) {
+            replay::DUAL
+        } else {
+            ""
+        };
+        let start = replay::is_possible(config).then(|| replay::start(&model, inside));
         let began = std::time::Instant::now();
         if let Ending::Stopped(step) = trainer.run(task, model, rule, device)? {
             let out = out.display();
@@ -362,6 +370,9 @@ impl Run<'_> {
             return Ok(None);
         }
         let seconds = began.elapsed().as_secs_f64();
+        if let Some(start) = start {
+            replay::write(&run, config, start)?;
+        }
         cost.insert("peak_memory_bytes".into(), json!(peak_memory()));
         cost.insert("step_seconds".into(), json!(median_step(&run)?));
         Ok(Some(Trained { run, seconds, cost }))

@@ -41,7 +41,7 @@ pub use evaluate::{Accuracy, Classifier, classify, embed_pictures, embed_texts, 
 #[cfg(feature = "train")]
 pub use grad_cache::{PairBatch, Pairs, Scored, gradients};
 pub use joined::{Dual, JoinedFolder};
-pub use loss::Loss;
+pub use loss::{Loss, clamp_log_scale};
 pub use model::DualEncoder;
 #[cfg(feature = "train")]
 pub use sample::{CaptionChoice, SampleConfig};

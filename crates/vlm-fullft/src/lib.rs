@@ -1,7 +1,8 @@
 //! Training all weights of a model in about the memory that inference takes.
 //!
 //! [`Lomo`] and [`AdaLomo`] change each weight in the middle of the backward pass, as soon as its gradient
-//! is known, and drop the gradient: no more than one is ever alive, and there are no moments.
+//! is known, and drop the gradient: no more than one is ever alive, and there are no moments. [`Mezo`] has no
+//! backward pass at all: it compares the losses on both sides of the weights.
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
@@ -22,11 +23,13 @@
 mod ada_lomo;
 mod fused;
 mod lomo;
+mod mezo;
 #[cfg(feature = "train")]
 mod rule;
 
 pub use ada_lomo::{AdaLomo, AdaLomoConfig};
 pub use fused::{Change, Passed, Weight, backward};
 pub use lomo::{Lomo, LomoConfig};
+pub use mezo::{Mezo, MezoConfig, MezoStep, Probed};
 #[cfg(feature = "train")]
 pub use rule::FusedRule;

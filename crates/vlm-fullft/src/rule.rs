@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, TensorData};
 use vlm_train::{BoxError, Error, OptimConfig, Rule, Task, Turn, Turned, Unturned};
 
-use crate::{AdaLomo, AdaLomoConfig, Lomo, LomoConfig};
+use crate::mezo::Grid;
+use crate::{AdaLomo, AdaLomoConfig, Lomo, LomoConfig, Mezo, MezoConfig, MezoStep};
 
 /// LOMO or AdaLomo as the update rule of a run.
 #[derive(Debug)]
@@ -110,5 +111,135 @@ impl Rule for FusedRule {
 
     fn copies(&self) -> usize {
         0
+    }
+}
+
+impl Mezo {
+    /// MeZO with the settings of a run and its seed.
+    pub fn of_run(optim: &OptimConfig, seed: u64) -> Self {
+        Mezo::new(MezoConfig {
+            seed,
+            eps: optim.zo_eps,
+            directions: optim.zo_directions,
+            weight_decay: optim.weight_decay,
+            lr_scale: optim.lr_scale.clone(),
+        })
+    }
+}
+
+impl Rule for Mezo {
+    fn turn<T: Task>(
+        &mut self,
+        turn: Turn<'_, T>,
+        model: T::Model,
+    ) -> Result<(T::Model, Turned), Unturned> {
+        if turn.task.shapes_gradients() {
+            let reason = "mezo knows no gradient that this method (lora-fa) could correct";
+            return Err(Error::Setting(reason.into()).into());
+        }
+        let share = 1.0 / turn.batches.len().max(1) as f64;
+        let turned = RefCell::new(Turned::default());
+        let loss = |model: T::Model| {
+            let mut turned = turned.borrow_mut();
+            let (mut sum, mut samples) = (0.0, 0);
+            for batch in &turn.batches {
+                let (loss, said) = turn.task.loss(model.clone(), batch)?;
+                sum += share * f64::from(loss.into_scalar::<f32>());
+                samples += said.samples;
+                turned.extra = said.extra;
+            }
+            turned.samples = samples;
+            Ok::<_, BoxError>(sum)
+        };
+        let (model, probed) = self.step(model, &loss, turn.lr);
+        let probed = probed?;
+        if !probed.loss.is_finite() {
+            return Err(Unturned::NotFinite(format!("the loss is {}", probed.loss)));
+        }
+        if probed.step.is_none() {
+            return Err(Unturned::NotFinite(format!(
+                "the projected gradient is {:.3e}: at this learning rate the weights would go more than a \
+                 hundred times as far as they are probed (optim.zo_eps)",
+                probed.slope
+            )));
+        }
+        let mut turned = turned.into_inner();
+        turned.loss = probed.loss;
+        turned.extra.push(("slope", probed.slope));
+        Ok((model, turned))
+    }
+
+    fn state(&self) -> Vec<(String, TensorData)> {
+        let column = |values: Vec<f32>| {
+            let len = values.len();
+            TensorData::new(values, [len])
+        };
+        let mut state = vec![
+            (LR.to_owned(), column(self.steps.iter().map(|step| step.lr).collect())),
+            (
+                SLOPES.to_owned(),
+                column(self.steps.iter().flat_map(|step| step.slopes.clone()).collect()),
+            ),
+        ];
+        state.extend(
+            self.grids
+                .iter()
+                .map(|(path, grid)| (format!("{GRID}{path}"), column(vec![grid.reach, grid.unit]))),
+        );
+        state
+    }
+
+    fn restore(&mut self, state: BTreeMap<String, TensorData>, steps: u64) -> Result<(), String> {
+        let known = MezoStep::read(&state)?;
+        if known.len() as u64 != steps {
+            return Err(format!("there are {} slopes for {steps} steps", known.len()));
+        }
+        self.steps = known;
+        self.grids.clear();
+        for (name, data) in &state {
+            let Some(path) = name.strip_prefix(GRID) else { continue };
+            match data.as_slice::<f32>() {
+                Ok(&[reach, unit]) => self.grids.insert(path.to_owned(), Grid { reach, unit }),
+                _ => return Err(format!("`{name}` is no grid")),
+            };
+        }
+        Ok(())
+    }
+
+    fn copies(&self) -> usize {
+        0
+    }
+
+    fn follows_gradients(&self) -> bool {
+        false
+    }
+}
+
+const LR: &str = "lr";
+const SLOPES: &str = "slopes";
+const GRID: &str = "grid ";
+
+impl MezoStep {
+    /// The steps in the state of a run, which are all that is needed to make them again: `lr`, a value a
+    /// step, and `slopes`, one a direction.
+    ///
+    /// # Errors
+    /// A reason, if they are not there or do not fit each other.
+    pub fn read(state: &BTreeMap<String, TensorData>) -> Result<Vec<MezoStep>, String> {
+        let column = |name: &str| {
+            let data = state.get(name).ok_or_else(|| format!("there is no `{name}`"))?;
+            let values = data.as_slice::<f32>().map_err(|_| format!("`{name}` is not of f32"))?;
+            match values.iter().all(|x| x.is_finite()) {
+                true => Ok(values),
+                false => Err(format!("`{name}` has a value that is no number")),
+            }
+        };
+        let (lr, slopes) = (column(LR)?, column(SLOPES)?);
+        let directions = if lr.is_empty() { 1 } else { slopes.len() / lr.len() };
+        if directions == 0 || slopes.len() != lr.len() * directions {
+            return Err(format!("{} slopes do not fit {} steps", slopes.len(), lr.len()));
+        }
+        let steps = lr.iter().zip(slopes.chunks(directions));
+        Ok(steps.map(|(lr, slopes)| MezoStep { lr: *lr, slopes: slopes.to_vec() }).collect())
     }
 }

@@ -146,6 +146,10 @@ impl Method for Bottleneck {
         }))
     }
 
+    fn drops(&self) -> bool {
+        self.dropout > 0.0
+    }
+
     fn describe(&self, _: &Targets, _: &[Site], fields: &mut Map<String, Value>) {
         let known = json!({
             "peft_type": "BOTTLENECK",

@@ -102,6 +102,10 @@ impl Method for Lora {
         self.term(site, weight, seed, None)
     }
 
+    fn drops(&self) -> bool {
+        self.dropout > 0.0
+    }
+
     fn describe(&self, _: &Targets, _: &[Site], fields: &mut Map<String, Value>) {
         let known = json!({
             "peft_type": "LORA",

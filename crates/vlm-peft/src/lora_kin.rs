@@ -98,6 +98,10 @@ impl Method for LoraPlus {
         if param == "a" { 1.0 } else { self.ratio }
     }
 
+    fn drops(&self) -> bool {
+        self.lora.dropout > 0.0
+    }
+
     fn describe(&self, targets: &Targets, chosen: &[Site], fields: &mut Map<String, Value>) {
         self.lora.describe(targets, chosen, fields);
     }
@@ -124,6 +128,10 @@ impl Method for LoraFa {
         param != "a"
     }
 
+    fn drops(&self) -> bool {
+        self.lora.dropout > 0.0
+    }
+
     fn describe(&self, targets: &Targets, chosen: &[Site], fields: &mut Map<String, Value>) {
         self.lora.describe(targets, chosen, fields);
     }
@@ -148,6 +156,10 @@ impl Method for DyLora {
 
     fn part(&self, site: &Site, weight: &Weight, seed: u64) -> Result<Part, Error> {
         self.lora.term(site, weight, seed, Some(self.ranks.last_learning(self.frozen)))
+    }
+
+    fn drops(&self) -> bool {
+        self.lora.dropout > 0.0
     }
 
     fn describe(&self, targets: &Targets, chosen: &[Site], fields: &mut Map<String, Value>) {

@@ -60,6 +60,11 @@ pub trait Method {
         1.0
     }
 
+    /// Whether its parts leave things out by chance in training.
+    fn drops(&self) -> bool {
+        false
+    }
+
     /// Says what it is in the fields of peft's `adapter_config.json`. `targets` are as they are written
     /// there, `chosen` the maps that it hangs on.
     fn describe(&self, targets: &Targets, chosen: &[Site], fields: &mut Map<String, Value>);

@@ -13,11 +13,17 @@ pub fn trained<M: Module>(model: &M) -> BTreeSet<String> {
 
 /// A number that stands for all values that training leaves as they are. They are not part of a
 /// checkpoint: the number tells whether a run goes on with what it began with.
-pub fn fingerprint<M: Module>(model: &M) -> u64 {
+pub(crate) fn fingerprint_of_frozen<M: Module>(model: &M) -> u64 {
     let trained = trained(model);
+    fingerprint(model, &|path| (!trained.contains(path)).then_some(path))
+}
+
+/// A number that stands for the values of a model. `name` is what a parameter counts as; those without a
+/// name do not count.
+pub fn fingerprint<M: Module>(model: &M, name: &dyn Fn(&str) -> Option<&str>) -> u64 {
     let mut print = Print(0x9E37_79B9_7F4A_7C15);
-    params::read_chosen(model, &|path| !trained.contains(path), &mut |path, data| {
-        print.add(path.bytes().map(u64::from));
+    params::read_chosen(model, &|path| name(path).is_some(), &mut |path, data| {
+        print.add(name(path).unwrap_or(path).bytes().map(u64::from));
         match data.as_slice::<f32>() {
             Ok(values) => print.add(values.iter().map(|x| u64::from(x.to_bits()))),
             Err(_) => print.add(data.iter::<f32>().map(|x| u64::from(x.to_bits()))),
@@ -25,7 +31,7 @@ pub fn fingerprint<M: Module>(model: &M) -> u64 {
     });
     for (path, adapters) in adapter::all(model) {
         let Some(packed) = adapters.packed else { continue };
-        print.add(path.bytes().map(u64::from));
+        print.add(name(&path).unwrap_or(&path).bytes().map(u64::from));
         print.add(packed.to_host().packed.into_iter().map(u64::from));
     }
     print.0

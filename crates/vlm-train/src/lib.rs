@@ -45,6 +45,7 @@ pub use average::Average;
 pub use check::{Freedom, check_gradients, describe, moved_from_zero};
 pub use checkpoint::{Checkpoint, Progressed};
 pub use error::{BoxError, Error};
+pub use frozen::fingerprint;
 pub use features::{FeatureCache, Vectors, stamp, stamp_folder};
 pub use grads::Grads;
 pub use memory::{keep_freed_memory, peak_memory};

@@ -23,6 +23,8 @@ pub enum RuleKind {
     Lomo,
     /// The same with a step for each weight in proportion to its size.
     AdaLomo,
+    /// Descent by the difference of two losses, without a backward pass.
+    Mezo,
 }
 
 /// The update rule's settings.
@@ -44,6 +46,10 @@ pub struct OptimConfig {
     /// Factors on the learning rate by the start of a parameter's path; the longest that fits
     /// holds. 0 freezes.
     pub lr_scale: BTreeMap<String, f64>,
+    /// How far mezo moves weights to see how the loss changes.
+    pub zo_eps: f64,
+    /// Random directions that mezo looks along in a step (n-SPSA).
+    pub zo_directions: usize,
 }
 
 impl Default for OptimConfig {
@@ -56,6 +62,8 @@ impl Default for OptimConfig {
             weight_decay: 0.1,
             clip: 1.0,
             lr_scale: BTreeMap::new(),
+            zo_eps: 1e-3,
+            zo_directions: 1,
         }
     }
 }
@@ -77,6 +85,10 @@ impl OptimConfig {
             format!("optim.weight_decay is {}; it must be a number from 0 up", self.weight_decay)
         } else if !from_zero(self.clip) {
             format!("optim.clip is {}; it must be a length, or 0 for no clipping", self.clip)
+        } else if !(1e-12..=1e3).contains(&self.zo_eps) {
+            format!("optim.zo_eps is {}; it must be a small number above 0, such as 1e-3", self.zo_eps)
+        } else if !(1..=1000).contains(&self.zo_directions) {
+            format!("optim.zo_directions is {}; it must be from 1 to 1000", self.zo_directions)
         } else if let Some((path, x)) = self.lr_scale.iter().find(|(_, x)| !from_zero(**x)) {
             format!("optim.lr_scale of `{path}` is {x}; it must be a number from 0 up")
         } else {

@@ -82,6 +82,11 @@ pub trait Rule {
 
     /// Copies of the weights that it keeps beside them, gradients among them, for the table at the start.
     fn copies(&self) -> usize;
+
+    /// Whether the first step shows that every trainable parameter has a gradient.
+    fn follows_gradients(&self) -> bool {
+        true
+    }
 }
 
 /// All gradients first, then the step.

@@ -215,7 +215,8 @@ impl Trainer<'_> {
                 self.run.prune(self.train.keep);
             }
             if std::mem::take(&mut first) {
-                self.print_start(task, &state.at, loss, &mut progress);
+                let checked = state.rule.follows_gradients();
+                self.print_start(task, &state.at, (loss, checked), &mut progress);
             }
             state.at.step += 1;
             state.at.samples += samples as u64;
@@ -282,7 +283,7 @@ impl Trainer<'_> {
                 samples: 0,
                 best: None,
                 config: self.config.clone(),
-                frozen: frozen::fingerprint(&model),
+                frozen: frozen::fingerprint_of_frozen(&model),
             },
             // Steps behind the checkpoint will be made again; without one, all of them.
             log: MetricsLog::open(&self.run.file("metrics.jsonl"), Some(step))
@@ -423,17 +424,24 @@ impl Trainer<'_> {
         ));
     }
 
-    fn print_start<T: Task>(&self, task: &T, at: &Progressed, loss: f64, progress: &mut Progress) {
+    fn print_start<T: Task>(
+        &self,
+        task: &T,
+        at: &Progressed,
+        (loss, checked): (f64, bool),
+        progress: &mut Progress,
+    ) {
         let expected = match task.expected_start() {
             Some(expected) if at.step == 0 => {
                 format!("; an untrained model is expected at {expected:.3}")
             }
             _ => String::new(),
         };
-        progress.message(&format!(
-            "every trainable parameter gets a gradient, no frozen one does; loss {loss:.3} at step {}{expected}",
-            at.step
-        ));
+        let gradients = match checked {
+            true => "every trainable parameter gets a gradient, no frozen one does; ",
+            false => "",
+        };
+        progress.message(&format!("{gradients}loss {loss:.3} at step {}{expected}", at.step));
     }
 }
 

@@ -20,6 +20,7 @@ mod composed;
 #[cfg(feature = "flex")]
 mod flex;
 mod kernels;
+mod nudge;
 mod optimizer;
 mod packed;
 mod precision;
@@ -27,6 +28,7 @@ mod recorded;
 mod sink;
 
 pub use kernels::{Activation, Kernels};
+pub use nudge::{LARGEST_COORDINATE, Nudge, Nudges, nudge};
 pub use optimizer::{
     AdaLomoStep, AdamWStep, SgdStep, ada_lomo_step, adamw_step, average, sgd_step, square_sum,
 };

@@ -9,6 +9,7 @@ pub(crate) mod ada_lomo;
 mod attention;
 mod few;
 mod linear;
+mod nudge;
 mod packed;
 mod product;
 mod rows;
@@ -29,6 +30,7 @@ use attention::Keys;
 use super::kernels::{Activation, Heads, Kernels};
 use super::{PackedWeight, Targets, composed, packed as composed_packed};
 
+pub(crate) use nudge::nudge;
 pub(crate) use simd::{simd, sum_map};
 
 type F = FloatTensor<Flex>;
