@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use burn::module::{Module, Param};
+use burn::module::{Module, ModuleDisplay, Param};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use vlm_contrastive::{Dual, JoinedFolder};
@@ -200,7 +200,7 @@ struct Wear<'a> {
 }
 
 impl Change for Wear<'_> {
-    fn change<M: Module>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
+    fn change<M: Module + ModuleDisplay>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
         let (mut model, adapter) = load(model, NAME, self.adapter.dir, names, self.device)?;
         if let Some(ranks) = self.adapter.ranks {
             model = use_ranks(model, &adapter, ranks)?;

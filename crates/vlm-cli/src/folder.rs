@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use burn::module::Module;
+use burn::module::{Module, ModuleDisplay};
 use burn::tensor::Device;
 use vlm_encoders::{Encoder, Float, FourBitConfig, Weights};
 use vlm_fusion::GenerativeFolder;
@@ -35,7 +35,7 @@ pub trait Change {
     ///
     /// # Errors
     /// As the change.
-    fn change<M: Module>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error>;
+    fn change<M: Module + ModuleDisplay>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error>;
 }
 
 impl AnyFolder {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use burn::module::Module;
+use burn::module::{Module, ModuleDisplay};
 use burn::tensor::Device;
 use vlm_peft::{Adapter, Error, Names, load, merge_weighted};
 use vlm_store::StagedDir;
@@ -65,7 +65,7 @@ struct Merging<'a> {
 }
 
 impl Change for Merging<'_> {
-    fn change<M: Module>(&mut self, mut model: M, names: &Names<'_>) -> Result<M, Error> {
+    fn change<M: Module + ModuleDisplay>(&mut self, mut model: M, names: &Names<'_>) -> Result<M, Error> {
         let mut all: Vec<Adapter> = Vec::new();
         for (i, dir) in self.adapters.iter().enumerate() {
             let (with, adapter) = load(model, &format!("{i}"), Path::new(dir), names, self.device)?;

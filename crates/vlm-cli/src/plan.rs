@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use burn::module::Module;
+use burn::module::{Module, ModuleDisplay};
 use burn::tensor::Device;
 use serde::Serialize;
 use vlm_encoders::{DualFolder, Encoder, TextFolder, TextSpec, VisionFolder, VisionSpec, Weights};
@@ -204,7 +204,7 @@ struct Planning<'a> {
 }
 
 impl Change for Planning<'_> {
-    fn change<M: Module>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
+    fn change<M: Module + ModuleDisplay>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
         let all = values(&model, &|_| true);
         self.values = all;
         let Some(config) = &self.config else {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use burn::module::Module;
+use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, TensorData};
 use serde::{Deserialize, Serialize};
 use vlm_contrastive::clamp_log_scale;
@@ -22,8 +22,6 @@ use crate::output;
 
 /// What the file is called in a run's folder.
 const FILE: &str = "replay.json";
-/// Where the folder's model lies in the one that is trained, if it is of pictures and texts.
-pub const DUAL: &str = "clip.";
 
 /// Arguments of `vlm replay`.
 #[derive(clap::Args)]
@@ -76,10 +74,11 @@ fn start_of(config: &RunConfig) -> Option<&PathBuf> {
     }
 }
 
-/// A number that stands for a model that a run begins with; `inside` is where it lies in the one that is
-/// trained.
-pub fn start<M: Module>(model: &M, inside: &str) -> String {
-    format!("{:016x}", fingerprint(model, &|path| path.strip_prefix(inside)))
+/// A number that stands for a model that a run begins with. What is beside it in a run, and in no folder, does
+/// not count.
+pub fn start<M: Module>(model: &M) -> String {
+    let part = |path: &str| path != "logit_bias";
+    format!("{:016x}", fingerprint(model, &|path| part(path).then_some(path)))
 }
 
 /// Writes the list of a run that has ended.
@@ -136,14 +135,11 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     };
     let from = args.model.as_deref().unwrap_or(found);
     let mut folder = AnyFolder::open(from, config.four_bit(), &device.clone().autodiff())?;
-    let inside = match &folder {
-        AnyFolder::Encoder(Encoder::Dual(_)) => DUAL,
-        _ => "",
-    };
+    let dual = matches!(folder, AnyFolder::Encoder(Encoder::Dual(_)));
     let staged = StagedDir::new(&args.out).with_context(|| out.to_string())?;
     let adapter = config.adapter.as_ref();
     let adapter = adapter.map(|config| (config, config.base_of(&folder, from), staged.path()));
-    let mut making = Making { replay: &replay, steps, inside, adapter, foreign: false };
+    let mut making = Making { replay: &replay, steps, dual, adapter, foreign: false };
     folder.change(&mut making)?;
     if making.foreign {
         bail!(
@@ -181,15 +177,32 @@ impl Replay {
 struct Making<'a> {
     replay: &'a Replay,
     steps: &'a [MezoStep],
-    inside: &'a str,
+    /// Whether it is of pictures and texts.
+    dual: bool,
     /// What was trained in place of the model, what its file says of the model, and where it goes.
     adapter: Option<(&'a AdapterConfig, Base, &'a Path)>,
     /// Whether it turns out to be another model.
     foreign: bool,
 }
 
+/// A model where contrastive training has it: directions derive from paths.
+#[derive(Module, Debug)]
+struct Inside<M: Module> {
+    clip: M,
+}
+
 impl Change for Making<'_> {
-    fn change<M: Module>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
+    fn change<M: Module + ModuleDisplay>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
+        if !self.dual {
+            return self.made(model, names);
+        }
+        let names = |path: &str, rank: usize| names(path.strip_prefix("clip.")?, rank);
+        Ok(self.made(Inside { clip: model }, &names)?.clip)
+    }
+}
+
+impl Making<'_> {
+    fn made<M: Module>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
         let config = &self.replay.config;
         let trains = |path: &str| match &config.model.generative {
             Some(generative) => trains(generative, path),
@@ -207,21 +220,19 @@ impl Change for Making<'_> {
                 false => None,
             };
             let (with, adapter) = adapter.hung(model, adapter::NAME, &names, config.seed)?;
-            model = with;
-            let rates = adapter.rates(&model).into_iter();
-            optim.lr_scale.extend(rates.map(|(path, rate)| (format!("{}{path}", self.inside), rate)));
-            hung = Some(adapter);
+            optim.lr_scale.extend(adapter.rates(&with));
+            (model, hung) = (with, Some(adapter));
         }
-        if start(&model, "") != self.replay.start {
+        if start(&model) != self.replay.start {
             self.foreign = true;
             return Ok(model);
         }
         let mut rule = Mezo::of_run(&optim, config.seed);
-        let scale = params::list(&model).into_iter().any(|p| p.path == SCALE && p.trainable);
+        let scaled = params::list(&model).into_iter().any(|p| p.path == SCALE && p.trainable);
         let mut progress = Progress::new(self.steps.len() as u64, 0, "replay");
         for (number, step) in self.steps.iter().enumerate() {
-            model = rule.replay(model, self.inside.trim_end_matches('.'), step);
-            if scale && self.inside == DUAL {
+            model = rule.replay(model, step);
+            if scaled {
                 model = with_bounded_scale(model);
             }
             progress.tick(number as u64 + 1, 0, &[]);
@@ -234,8 +245,8 @@ impl Change for Making<'_> {
     }
 }
 
-/// The parameter that a contrastive run keeps within bounds after each step.
-const SCALE: &str = "logit_scale";
+/// The parameter that contrastive training keeps within bounds after each step.
+const SCALE: &str = "clip.logit_scale";
 
 fn with_bounded_scale<M: Module>(model: M) -> M {
     let value: f32 = params::read_one(&model, SCALE).iter().next().unwrap_or_default();

@@ -16,7 +16,6 @@ use vlm_encoders::image::{CLIP_MEAN, CLIP_STD, ImageProcessor};
 use vlm_encoders::text::{Tokenizer, train_clip_bpe};
 use vlm_encoders::{Blueprint, ClipConfig, DualFolder, DualSpec, Encoder, Start};
 use vlm_nn::ops::Precision;
-use vlm_nn::params;
 use vlm_peft::Adapted;
 use vlm_store::write_file;
 use vlm_train::{
@@ -356,13 +355,7 @@ impl Run<'_> {
             let count = json!({ "values": part.total, "trainable": part.trainable });
             cost.insert(part.part, count);
         }
-        // Contrastive training holds the model inside another; see `replay`.
-        let inside = if params::list(&model).iter().any(|p| p.path.starts_with(replay::DUAL)) {
-            replay::DUAL
-        } else {
-            ""
-        };
-        let start = replay::is_possible(config).then(|| replay::start(&model, inside));
+        let start = replay::is_possible(config).then(|| replay::start(&model));
         let began = std::time::Instant::now();
         if let Ending::Stopped(step) = trainer.run(task, model, rule, device)? {
             let out = out.display();

@@ -121,7 +121,7 @@ impl Mezo {
         loss: &dyn Fn(M) -> Result<f64, E>,
         lr: f64,
     ) -> (M, Result<Probed, E>) {
-        let (mut model, leaves) = self.untracked(model, "");
+        let (mut model, leaves) = self.untracked(model);
         let number = self.steps.len() as u64;
         let count = self.config.directions.max(1);
         let (mut sum, mut slopes) = (0.0, Vec::new());
@@ -176,10 +176,9 @@ impl Mezo {
         }
     }
 
-    /// Makes a step that is known, as [`step`](Self::step) made it. `inside` is where the model lay in the one
-    /// that was trained, or empty.
-    pub fn replay<M: Module>(&mut self, model: M, inside: &str, step: &MezoStep) -> M {
-        let (model, leaves) = self.untracked(model, inside);
+    /// Makes a step that is known, as [`step`](Self::step) made it.
+    pub fn replay<M: Module>(&mut self, model: M, step: &MezoStep) -> M {
+        let (model, leaves) = self.untracked(model);
         tracked(self.stepped(model, &leaves, step, 0), &leaves)
     }
 
@@ -214,16 +213,9 @@ impl Mezo {
     }
 
     /// The weights without gradients, each with a grid that holds it.
-    fn untracked<M: Module>(
-        &mut self,
-        model: M,
-        inside: &str,
-    ) -> (M, HashMap<ParamId, Leaf>) {
-        let mut stack = PathStack::default();
-        if !inside.is_empty() {
-            stack.push(inside);
-        }
-        let mut mapper = Untracker { mezo: self, stack, leaves: HashMap::new() };
+    fn untracked<M: Module>(&mut self, model: M) -> (M, HashMap<ParamId, Leaf>) {
+        let mut mapper =
+            Untracker { mezo: self, stack: PathStack::default(), leaves: HashMap::new() };
         let model = model.map(&mut mapper);
         (model, mapper.leaves)
     }

@@ -132,7 +132,7 @@ fn a_seed_is_a_run_and_its_steps_are_the_weights() {
         let mut again = params::initialize(stack(), 3, &|_, _| Init::Normal(0.3));
         let mut replay = Mezo::new(config);
         for step in rule.steps() {
-            again = replay.replay(again, "", step);
+            again = replay.replay(again, step);
         }
         assert_eq!(values(&again), end, "{directions} directions");
         assert_eq!(replay.steps(), rule.steps());
@@ -170,7 +170,7 @@ fn a_grid_grows_with_its_weights() {
         assert!((x - goal).abs() < 1e-3, "{x}");
     }
     let mut replay = Mezo::new(MezoConfig { seed: 2, eps: 1e-2, ..Default::default() });
-    let again = rule.steps().iter().fold(begin, |model, step| replay.replay(model, "", step));
+    let again = rule.steps().iter().fold(begin, |model, step| replay.replay(model, step));
     assert_eq!(values(&again), values(&model));
 }
 
