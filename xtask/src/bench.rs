@@ -1,5 +1,6 @@
 //! `cargo xtask bench`.
 
+mod rules;
 mod table;
 
 use std::ffi::OsString;
@@ -59,8 +60,11 @@ enum Name {
     /// A training step of SmolLM2-135M and of a CLIP model of ViT-B/32 size by several methods of adapting
     /// them, beside peft
     Adapt,
-    /// Peak memory of its gradients as the batch grows, in chunks and whole
+    /// Memory of training all weights by each update rule, from 10 to 500 million of them, and a page with
+    /// the curves
     Memory,
+    /// Peak memory of CLIP's gradients as the batch grows, in chunks and whole
+    Chunks,
     /// The operations with a backward of their own, beside plain Burn
     Ops,
 }
@@ -87,7 +91,8 @@ pub fn run(args: &Args) -> Result<()> {
             // Both programs take the same random weights.
             beside(args, "adapt", &["--clip", CLIP], &table::OF_CLIP, table::methods)
         }
-        Name::Memory => memory(args),
+        Name::Memory => rules::run(args),
+        Name::Chunks => chunks(args),
         Name::Ops => {
             shell::run(build::program("bench-ops", args.backend)?.args(&args.arguments))?;
             Ok(())
@@ -134,8 +139,8 @@ fn beside(
     Ok(())
 }
 
-/// Line 6 of what CLIP has to show: in chunks, memory does not grow with the batch.
-fn memory(args: &Args) -> Result<()> {
+/// In chunks, memory does not grow with the batch.
+fn chunks(args: &Args) -> Result<()> {
     let ours = build::program("bench-clip", args.backend)?;
     let mut readings = Vec::new();
     for batch in [8, 32, 128] {
@@ -180,6 +185,12 @@ fn python(args: &Args) -> Result<OsString> {
 
 /// Runs a program that prints its reading as a line of JSON.
 fn measure(command: &mut Command) -> Result<Reading> {
+    let text = printed(command)?;
+    Reading::parse(&text).with_context(|| format!("`{}` printed no reading", shell::show(command)))
+}
+
+/// What a program prints.
+fn printed(command: &mut Command) -> Result<String> {
     let name = shell::show(command);
     eprintln!("$ {name}");
     let output = command
@@ -189,8 +200,7 @@ fn measure(command: &mut Command) -> Result<Reading> {
     if !output.status.success() {
         bail!("`{name}` failed ({})", output.status);
     }
-    let text = String::from_utf8_lossy(&output.stdout);
-    Reading::parse(&text).with_context(|| format!("`{name}` printed no reading"))
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Says what was measured on, and how busy it was.

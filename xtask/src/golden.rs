@@ -8,7 +8,7 @@ use crate::python::{TORCH, Venv};
 use crate::shell;
 
 /// What the reference numbers are computed with.
-pub const PACKAGES: [&str; 17] = [
+pub const PACKAGES: [&str; 18] = [
     TORCH,
     "transformers==4.57.6",
     "open_clip_torch==3.3.0",
@@ -23,6 +23,7 @@ pub const PACKAGES: [&str; 17] = [
     "scikit-learn",
     "flamingo-pytorch==0.1.2",
     "peft==0.21.2",
+    "lomo-optim==0.1.1",
     // Measures of texts; the first runs a tokenizer in Java, which the last brings.
     "pycocoevalcap==1.2",
     "sacrebleu==2.6.0",

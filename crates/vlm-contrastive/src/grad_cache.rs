@@ -194,6 +194,11 @@ fn all_at_once<M: Scored>(
     loss_of(model, batch, kind, image, text, device)
 }
 
+/// The loss of a batch with its graph, for rules that run the backward pass themselves.
+pub fn loss_of_pairs<M: Scored>(model: &M, batch: &impl Pairs<M>, loss: Loss) -> Tensor<1> {
+    all_at_once(model, batch, loss, &model.log_scale().device())
+}
+
 /// The same, of a task that is not to be cut in chunks.
 ///
 /// # Errors

@@ -39,7 +39,7 @@ pub mod zero_shot;
 pub use error::Error;
 pub use evaluate::{Accuracy, Classifier, classify, embed_pictures, embed_texts, retrieve};
 #[cfg(feature = "train")]
-pub use grad_cache::{PairBatch, Pairs, Scored, gradients};
+pub use grad_cache::{PairBatch, Pairs, Scored, gradients, loss_of_pairs};
 pub use joined::{Dual, JoinedFolder};
 pub use loss::{Loss, clamp_log_scale};
 pub use model::DualEncoder;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::Tensor;
-use vlm_nn::ops::{Arrived, Hook, Sink, sink};
+use vlm_nn::ops::{Arrived, Hook, Meter, Sink, sink};
 use vlm_nn::params::PathStack;
 
 /// A weight whose gradient has come.
@@ -27,8 +27,10 @@ pub struct Passed {
     pub trained: usize,
     /// Those whose gradient did not come.
     pub silent: Vec<String>,
-    /// The largest gradient, in bytes: more was never alive.
+    /// The largest gradient, in bytes.
     pub largest: usize,
+    /// The most bytes of weights' gradients that were alive together, as counted.
+    pub held: usize,
     /// A weight that was changed before its gradient was whole, if there is one: both operations of `vlm_nn`
     /// and others use it, and such a model cannot be trained so.
     pub late: Option<String>,
@@ -39,9 +41,9 @@ pub type Change = dyn Fn(&Weight, Tensor<1>, Tensor<1>) -> Tensor<1> + Send + Sy
 
 /// Runs forward and backward, and calls `change` for each weight that trains, in the order in which
 /// gradients come. No gradient outlives that call, and none waits for another, but for those of weights that
-/// are not used by the operations of `vlm_nn` alone, such as tables that are looked up: their turn comes at
-/// the end. A weight that is used several times, or stands in several places of the model, is changed once,
-/// with the whole gradient.
+/// are not used by the operations of `vlm_nn` alone: their turn comes at the end. A weight that is used several
+/// times, or stands in several places of the model, is changed once, with the whole gradient; until then what
+/// the parts of it are made of is kept, if that is smaller.
 ///
 /// `loss` gets the model and must not keep it: what it keeps is copied before it is changed. If it fails, or
 /// is no number, the model is as it was.
@@ -53,7 +55,7 @@ pub fn backward<M: Module, E>(
     loss: impl FnOnce(M) -> Result<Tensor<1>, E>,
     change: Arc<Change>,
 ) -> (M, Result<Passed, E>) {
-    let pass = Arc::new(Pass { inside: Mutex::default(), change });
+    let pass = Arc::new(Pass { inside: Mutex::default(), change, meter: Meter::default() });
     // The same module without the weights that train; they come back at the end.
     let skeleton = model.clone().map(&mut Emptied);
     let mut tapper = Tapper { stack: PathStack::default(), pass: &pass, leaves: HashMap::new() };
@@ -78,6 +80,7 @@ pub fn backward<M: Module, E>(
         trained,
         silent,
         largest: inside.heard.into_values().max().unwrap_or(0),
+        held: pass.meter.most(),
         late: inside.late,
     });
     (model, passed)
@@ -87,6 +90,7 @@ pub fn backward<M: Module, E>(
 struct Pass {
     inside: Mutex<Inside>,
     change: Arc<Change>,
+    meter: Meter,
 }
 
 #[derive(Default)]
@@ -173,7 +177,7 @@ impl ModuleMapper for Tapper<'_> {
         let flat: Tensor<1> = value.inner().reshape([len]);
         let leaf = Tensor::<D>::from_inner(flat.clone().reshape(dims)).require_grad();
         let pass = Arc::downgrade(self.pass);
-        let hook = Hook::new(move |grad| {
+        let hook = Hook::new(&self.pass.meter, move |grad| {
             if let Some(pass) = pass.upgrade() {
                 pass.arrived(id, grad);
             }

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use vlm_fullft::{AdaLomo, AdaLomoConfig, Lomo, LomoConfig, backward};
+use vlm_nn::ops::{lookup, scores};
 use vlm_nn::params::{self, Init};
 use vlm_nn::{Activation, BlockConfig, Linear, NormKind, Stack};
 
@@ -231,4 +232,57 @@ fn what_is_locked_stays() {
     assert_eq!(passed.unwrap().trained, 1);
     let ([weight, bias], [before, old]) = (values(&model), values(&linear()));
     assert!(weight == before && bias != old);
+}
+
+/// A language model as small as it can be, with its table looked up and, at the end, multiplied with.
+#[derive(Module, Debug)]
+struct Speaker {
+    table: Param<Tensor<2>>,
+    stack: Stack,
+    twice: Linear,
+}
+
+#[test]
+fn no_more_than_the_largest_gradient_is_ever_alive() {
+    const WORDS: usize = 300;
+    let make = || {
+        let table = params::blank([WORDS, 32], &device());
+        let twice = Linear::new(32, 32, false, &device());
+        let speaker = Speaker { table, stack: stack(true), twice };
+        params::initialize(speaker, 7, &|path, _| {
+            if path.contains("norm") { Init::Constant(1.0) } else { Init::Normal(0.2) }
+        })
+    };
+    let ids = Tensor::<2, Int>::from_data([[1, 5, 299, 5], [0, 7, 7, 2]], &device());
+    let loss = |model: Speaker| {
+        let x = lookup(model.table.val(), ids.clone());
+        let x = model.twice.forward(model.stack.forward(model.twice.forward(x), None));
+        Ok::<_, ()>(scores(x, model.table.val()).square().mean())
+    };
+    let plain = make();
+    let grads = loss(plain.clone()).unwrap().backward();
+    let largest = 4 * WORDS * 32;
+    let given = Arc::new(Mutex::new(std::collections::BTreeMap::new()));
+    let sink = given.clone();
+    let (_, passed) = backward(
+        make(),
+        loss,
+        Arc::new(move |weight, value, grad| {
+            sink.lock().unwrap().insert(weight.path.clone(), host(grad));
+            value
+        }),
+    );
+    let passed = passed.unwrap();
+    assert_eq!((passed.largest, passed.held), (largest, largest));
+    assert!(passed.silent.is_empty() && passed.late.is_none());
+    let given = given.lock().unwrap();
+    let table = host(plain.table.val().grad(&grads).unwrap());
+    close("table", &given["table"], &table, 1e-6);
+    let twice = host(plain.twice.weight.val().grad(&grads).unwrap());
+    close("twice", &given["twice.weight"], &twice, 1e-6);
+    // What is written in place is whole by then: LOMO comes to what plain descent does.
+    let (model, _) = Lomo::new(LomoConfig::default()).step(make(), &loss, 0.1);
+    let begin = host(plain.table.val());
+    let want: Vec<f32> = begin.iter().zip(&table).map(|(x, g)| x - 0.1 * g).collect();
+    close("a step of the table", &host(model.table.val()), &want, 1e-6);
 }

@@ -1,7 +1,6 @@
 //! The text tower.
 
 use burn::module::{Module, Param};
-use burn::tensor::module::embedding;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use vlm_nn::adapter::{self, put_in_front, seen_in_front};
 use vlm_nn::params::blank;
@@ -135,7 +134,7 @@ impl TextTower {
     /// The rows of tokens, without what depends on their places: `ids: [batch, tokens]` to
     /// `[batch, tokens, width]`.
     pub fn look_up(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        embedding(self.tokens.val(), ids)
+        ops::lookup(self.tokens.val(), ids)
     }
 
     /// What enters the stack: rows of tokens to `[batch, tokens, width]`; `positions` are the
@@ -297,7 +296,7 @@ impl TextTower {
     pub fn logits(&self, states: Tensor<3>) -> Tensor<3> {
         let logits = match &self.head {
             Some(head) => head.forward(states),
-            None => ops::linear(states, self.tokens.val().transpose(), None),
+            None => ops::scores(states, self.tokens.val()),
         };
         match self.softcap {
             Some(cap) => (logits / cap).tanh() * cap,

@@ -9,6 +9,8 @@
 //! |---|---|
 //! | [`linear`] | input if the weight is trained, weight if the input is |
 //! | [`Packed::forward`](crate::four_bit::Packed::forward) | the packed weight |
+//! | [`lookup`] | the numbers |
+//! | [`scores`] | input if the table is trained, table if the input is |
 //! | [`attention`] | q, k, v, output and one number a row; never the score matrix |
 //! | [`layer_norm`], [`rms_norm`] | input and one or two numbers a row |
 //! | [`activate`] | input |
@@ -16,6 +18,7 @@
 //! | [`rotate`] | cosine and sine |
 //! | [`cross_entropy`], [`class_cross_entropy`] | logits and one number a row |
 
+mod accumulate;
 mod composed;
 #[cfg(feature = "flex")]
 mod flex;
@@ -26,6 +29,7 @@ mod packed;
 mod precision;
 mod recorded;
 mod sink;
+mod table;
 
 pub use kernels::{Activation, Kernels};
 pub use nudge::{LARGEST_COORDINATE, Nudge, Nudges, nudge};
@@ -35,7 +39,9 @@ pub use optimizer::{
 pub use packed::{PackedShape, PackedWeight};
 pub use precision::{Precision, PrecisionScope};
 pub use recorded::{Bias, Mask, Ops, Targets};
-pub use sink::{Arrived, Hook, Lift, Sink, SinkOps, sink};
+pub use accumulate::{Accumulate, add_product, add_rows};
+pub use sink::{Arrived, Hook, Lift, Meter, Sink, SinkOps, sink};
+pub use table::{TableOps, lookup, scores};
 
 use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor};

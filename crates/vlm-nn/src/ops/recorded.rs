@@ -283,13 +283,19 @@ impl<B: Kernels, const N: usize> Backward<B, N> for Linear {
 
     fn backward(self, ops: Recorded<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
-        let [x, w] = ops.state;
+        let [mut x, w] = ops.state;
         let bias = ops.parents.get(2).is_some_and(Option::is_some);
+        let sunk = ops.parents[1].as_ref().map(|node| node.id).filter(|id| sink::waits(*id));
+        // The weight may be written as soon as its gradient is out, so that is last.
+        let product = sunk.and_then(|id| Some((id, x.take()?, grad.clone())));
         let values = B::linear_backward(x, w, grad, bias);
         for (parent, value) in ops.parents.into_iter().zip(values) {
             if let (Some(node), Some(value)) = (parent, value) {
                 sink::hand::<B>(grads, node.id, value);
             }
+        }
+        if let Some((id, x, grad)) = product {
+            sink::hand_product::<B>(grads, id, x, grad);
         }
     }
 }

@@ -14,12 +14,14 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops as Recorded, OpsKind};
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{Device, FloatTensor, IntTensor};
 use burn::backend::{
     Autodiff, Backend, BackendTensor, Dispatch, DispatchAutodiffContext, DispatchTensor,
     DispatchTensorKind, TensorMetadata, backend_extension,
 };
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::{DType, Shape, Tensor};
+
+use super::{Kernels, add_product};
 
 /// What a sink has to give.
 #[derive(Debug)]
@@ -31,18 +33,40 @@ pub enum Arrived {
     Rest(Tensor<1>),
 }
 
+/// Counts the bytes of gradients that sinks hold.
+#[derive(Clone, Debug, Default)]
+pub struct Meter(Arc<[AtomicUsize; 2]>);
+
+impl Meter {
+    /// The most that were alive together. A gradient that comes from operations of Burn's counts to the end
+    /// of the pass.
+    pub fn most(&self) -> usize {
+        self.0[1].load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: usize) {
+        let now = self.0[0].fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.0[1].fetch_max(now, Ordering::Relaxed);
+    }
+
+    fn sub(&self, bytes: usize) {
+        self.0[0].fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 /// Who is given a gradient.
 #[derive(Clone)]
 pub struct Hook {
     take: Arc<dyn Fn(Arrived) + Send + Sync>,
     /// The node that it was set on.
     node: Arc<OnceLock<NodeId>>,
+    meter: Meter,
 }
 
 impl Hook {
-    /// Calls `take` with the gradient once it is whole.
-    pub fn new(take: impl Fn(Arrived) + Send + Sync + 'static) -> Self {
-        Hook { take: Arc::new(take), node: Arc::default() }
+    /// Calls `take` with the gradient once it is whole; `meter` counts it with those of other hooks.
+    pub fn new(meter: &Meter, take: impl Fn(Arrived) + Send + Sync + 'static) -> Self {
+        Hook { take: Arc::new(take), node: Arc::default(), meter: meter.clone() }
     }
 }
 
@@ -94,6 +118,8 @@ pub trait SinkOps: Backend {
 pub trait Lift: Backend {
     /// The tensor as everyone uses it.
     fn lift(x: FloatTensor<Self>) -> DispatchTensor;
+    /// The same of whole numbers.
+    fn lift_int(x: IntTensor<Self>) -> DispatchTensor;
 }
 
 macro_rules! lifted {
@@ -102,6 +128,12 @@ macro_rules! lifted {
             fn lift(x: FloatTensor<Self>) -> DispatchTensor {
                 DispatchTensor {
                     kind: DispatchTensorKind::$kind(BackendTensor::Float(x)),
+                    autodiff: DispatchAutodiffContext::Disabled,
+                }
+            }
+            fn lift_int(x: IntTensor<Self>) -> DispatchTensor {
+                DispatchTensor {
+                    kind: DispatchTensorKind::$kind(BackendTensor::Int(x)),
                     autodiff: DispatchAutodiffContext::Disabled,
                 }
             }
@@ -131,13 +163,13 @@ impl<B: Lift, C: CheckpointStrategy> SinkOps for Autodiff<B, C> {
     fn sink_op(x: FloatTensor<Self>, hook: Hook) -> FloatTensor<Self> {
         let guards = [x.node()];
         let out = x.into_primitive();
-        let len = out.shape().num_elements();
+        let (len, rank) = (out.shape().num_elements(), out.shape().num_dims());
         match Backward::<B, 1>::prepare::<C>(Last, guards).compute_bound().stateful() {
             OpsKind::UnTracked(prep) => prep.finish(out),
             OpsKind::Tracked(prep) => {
                 let out = prep.finish(hook.node.clone(), out);
                 if hook.node.set(out.id()).is_ok() {
-                    let waiting = Waiting { len, uses: 0, sum: None, state: State::Empty, hook };
+                    let waiting = Waiting::new(len, rank, hook);
                     sinks().insert(out.id(), waiting);
                     COUNT.fetch_add(1, Ordering::Relaxed);
                 }
@@ -166,15 +198,18 @@ impl<B: Lift> Backward<B, 1> for Last {
             (_, count) => count == waiting.len && waiting.len > 1,
         };
         let late = (foreign || waiting.len == 1).then(|| flat::<B>(grad));
-        let all = match (late, waiting.sum.take()) {
+        if foreign {
+            waiting.hook.meter.add(4 * waiting.len);
+        }
+        waiting.sum = match (late, waiting.sum.take()) {
             (Some(late), Some(sum)) => Some(late + sum),
             (late, sum) => late.or(sum),
         };
-        let Some(all) = all else { return };
-        let take = waiting.hook.take;
+        let Some(all) = waiting.whole() else { return };
         if waiting.state != State::Given {
-            return take(Arrived::Whole(all));
+            return waiting.give(all);
         }
+        let take = waiting.hook.take;
         let size: f32 = all.clone().abs().sum().into_scalar();
         if size > 0.0 {
             take(Arrived::Rest(all));
@@ -196,11 +231,47 @@ enum State {
 /// What a sink waits for.
 struct Waiting {
     len: usize,
+    rank: usize,
     /// Recorded operations whose backward has not run.
     uses: usize,
     sum: Option<Tensor<1>>,
+    /// What is to be added once the gradient is asked for.
+    later: Vec<Later>,
     state: State,
     hook: Hook,
+}
+
+/// Adds a gradient to what there is, or begins with it.
+pub(super) type Later = Box<dyn FnOnce(Option<Tensor<1>>) -> Tensor<1> + Send>;
+
+impl Waiting {
+    fn new(len: usize, rank: usize, hook: Hook) -> Self {
+        Waiting { len, rank, uses: 0, sum: None, later: Vec::new(), state: State::Empty, hook }
+    }
+
+    /// A part has come: whether it is the first.
+    fn begins(&mut self) -> bool {
+        let first = self.state == State::Empty;
+        if first {
+            self.state = State::Partly;
+        }
+        first
+    }
+
+    /// All parts in one; `None` if there are none.
+    fn whole(&mut self) -> Option<Tensor<1>> {
+        if self.sum.is_none() && !self.later.is_empty() {
+            self.hook.meter.add(4 * self.len);
+        }
+        let later = std::mem::take(&mut self.later);
+        later.into_iter().fold(self.sum.take(), |sum, later| Some(later(sum)))
+    }
+
+    /// Hands out the whole gradient, which nobody has afterwards.
+    fn give(&self, all: Tensor<1>) {
+        (self.hook.take)(Arrived::Whole(all));
+        self.hook.meter.sub(4 * self.len);
+    }
 }
 
 /// The sinks there are. Nodes have numbers that are never used again, so that all graphs share this.
@@ -230,35 +301,93 @@ pub(super) fn recorded(nodes: impl IntoIterator<Item = NodeId>) {
     }
 }
 
+/// Whether there is a sink for a node.
+pub(super) fn waits(node: NodeId) -> bool {
+    COUNT.load(Ordering::Relaxed) > 0 && sinks().contains_key(&node)
+}
+
 /// Hands a gradient to the sink of its node, or files it with the others.
 pub(super) fn hand<B: Lift>(grads: &mut Gradients, node: NodeId, value: FloatTensor<B>) {
-    if COUNT.load(Ordering::Relaxed) == 0 {
+    if !waits(node) {
         return grads.register::<B>(node, value);
     }
-    let mut all = sinks();
-    let Some(waiting) = all.get_mut(&node) else {
-        drop(all);
-        return grads.register::<B>(node, value);
-    };
-    if waiting.state == State::Empty {
-        // The sink's own step expects something. What others file is added to it.
-        let shape = Shape::from(vec![1; value.shape().num_dims()]);
-        let zero = B::float_zeros(shape, &value.device(), value.dtype().into());
-        grads.register::<B>(node, zero);
-        waiting.state = State::Partly;
-    }
-    let value = flat::<B>(value);
-    let sum = match waiting.sum.take() {
-        Some(sum) => sum + value,
-        None => value,
-    };
-    waiting.uses = waiting.uses.saturating_sub(1);
-    if waiting.uses > 0 {
-        waiting.sum = Some(sum);
+    let about = (value.device(), value.dtype());
+    arrived::<B>(grads, node, (&about.0, about.1), |waiting| {
+        let value = flat::<B>(value);
+        waiting.hook.meter.add(4 * waiting.len);
+        let both = waiting.sum.is_some();
+        waiting.sum = Some(match waiting.sum.take() {
+            Some(sum) => sum + value,
+            None => value,
+        });
+        if both {
+            waiting.hook.meter.sub(4 * waiting.len);
+        }
+    });
+}
+
+/// The same of a gradient that is made when the sink's is asked for: until then only what it is made of is
+/// kept. `about` is where and of what type the weight is.
+pub(super) fn hand_later<B: Lift>(
+    grads: &mut Gradients,
+    node: NodeId,
+    about: (&Device<B>, DType),
+    later: Later,
+) {
+    arrived::<B>(grads, node, about, |waiting| waiting.later.push(later));
+}
+
+/// The same of `aᵀ · b`, which is multiplied out only once it is wanted, if that takes more room than its
+/// factors.
+pub(super) fn hand_product<B: Kernels>(
+    grads: &mut Gradients,
+    node: NodeId,
+    a: FloatTensor<B>,
+    b: FloatTensor<B>,
+) {
+    let ([rows, n], [_, m]) = ([a.shape()[0], a.shape()[1]], [b.shape()[0], b.shape()[1]]);
+    let others = sinks().get(&node).is_some_and(|waiting| waiting.uses > 1 || waiting.sum.is_some());
+    if !others || rows * (n + m) >= n * m {
+        let [_, value, _] = B::linear_backward(Some(a), None, b, false);
+        if let Some(value) = value {
+            hand::<B>(grads, node, value);
+        }
         return;
     }
+    let (device, kind) = (a.device(), a.dtype());
+    let [a, b] = [a, b].map(|x| Tensor::<2>::from_dispatch(B::lift(x)));
+    let later = move |sum: Option<Tensor<1>>| match sum {
+        Some(sum) => add_product(sum, a, b),
+        None => add_product(Tensor::zeros([n * m], &a.device()), a, b),
+    };
+    hand_later::<B>(grads, node, (&device, kind), Box::new(later));
+}
+
+/// Lets a sink take a part in, and hands the whole out if it was the last.
+fn arrived<B: Lift>(
+    grads: &mut Gradients,
+    node: NodeId,
+    (device, kind): (&Device<B>, DType),
+    part: impl FnOnce(&mut Waiting),
+) {
+    let mut all = sinks();
+    let Some(waiting) = all.get_mut(&node) else { return };
+    if waiting.begins() {
+        // The sink's own step expects something. What others file is added to it.
+        let shape = Shape::from(vec![1; waiting.rank]);
+        grads.register::<B>(node, B::float_zeros(shape, device, kind.into()));
+    }
+    part(waiting);
+    waiting.uses = waiting.uses.saturating_sub(1);
+    if waiting.uses > 0 {
+        return;
+    }
+    let mut ready = Waiting::new(waiting.len, waiting.rank, waiting.hook.clone());
+    std::mem::swap(&mut ready.sum, &mut waiting.sum);
+    std::mem::swap(&mut ready.later, &mut waiting.later);
     waiting.state = State::Given;
-    let take = waiting.hook.take.clone();
     drop(all);
-    take(Arrived::Whole(sum));
+    if let Some(whole) = ready.whole() {
+        ready.give(whole);
+    }
 }

@@ -57,6 +57,15 @@ pub fn weight_gradient(x: &FlexTensor, grad: &FlexTensor) -> Vec<f32> {
     matrix([k, m, n], View::of(x).transposed(), View::of(grad))
 }
 
+/// Adds `aᵀ · b` to a matrix that lies in a buffer.
+pub fn add_weight_gradient(sum: &mut [f32], a: &FlexTensor, b: &FlexTensor) {
+    let ((n, k), (rows, m)) = (dims2(a), dims2(b));
+    assert!(n == rows && sum.len() == k * m, "add_product: the matrices do not fit");
+    let (lhs, rhs) = (View::of(a).transposed(), View::of(b));
+    // SAFETY: the buffer has k rows of m values and is ours alone.
+    unsafe { product([k, m, n], (sum.as_mut_ptr(), m), lhs, rhs, 1.0, true, true) };
+}
+
 /// The gradient of the bias: the sum of each column.
 pub fn bias_gradient(grad: &[f32], width: usize) -> Vec<f32> {
     column_sums(grad, width)

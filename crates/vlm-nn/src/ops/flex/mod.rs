@@ -30,6 +30,7 @@ use attention::Keys;
 use super::kernels::{Activation, Heads, Kernels};
 use super::{PackedWeight, Targets, composed, packed as composed_packed};
 
+pub(crate) use linear::add_weight_gradient;
 pub(crate) use nudge::nudge;
 pub(crate) use simd::{simd, sum_map};
 
@@ -385,6 +386,22 @@ fn is_usual(targets: &Targets<Flex>) -> bool {
     }
 }
 
+/// Indices on the host, if they are of a type that indices are of. A negative one will be found too large.
+pub(crate) fn indices(x: &FlexTensor) -> Option<Vec<usize>> {
+    let x = x.to_contiguous();
+    let count = x.layout().num_elements();
+    match x.dtype() {
+        DType::I32 => Some(x.storage::<i32>()[..count].iter().map(|i| *i as usize).collect()),
+        DType::I64 => Some(x.storage::<i64>()[..count].iter().map(|i| *i as usize).collect()),
+        _ => None,
+    }
+}
+
+/// Whether the tensor is a matrix of 32 bits.
+pub(crate) fn is_single(x: &FlexTensor) -> bool {
+    x.dtype() == DType::F32 && x.layout().shape().num_dims() == 2
+}
+
 /// Targets on the host.
 enum Wanted {
     Shares(FlexTensor),
@@ -396,15 +413,7 @@ impl Wanted {
         match targets {
             Targets::Shares(shares) => Wanted::Shares(values(shares)),
             Targets::Classes(classes) => {
-                let classes = classes.to_contiguous();
-                let count = classes.layout().num_elements();
-                // No class is negative; one that is will be found too large.
-                Wanted::Classes(match classes.dtype() {
-                    DType::I32 => {
-                        classes.storage::<i32>()[..count].iter().map(|c| *c as usize).collect()
-                    }
-                    _ => classes.storage::<i64>()[..count].iter().map(|c| *c as usize).collect(),
-                })
+                Wanted::Classes(indices(&classes).unwrap_or_default())
             }
         }
     }
