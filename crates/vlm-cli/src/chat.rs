@@ -165,8 +165,8 @@ impl<'a> Chat<'a> {
         // At least one token has to be read for there to be a next one; a prefix that sees itself
         // both ways is another one with each message.
         let same = if prompt.prefix.is_some() { 0 } else { same.min(ids.len() - 1) };
+        let same = self.cache.truncate(same);
         self.read.truncate(same);
-        self.cache.truncate(same);
         prompt.rows = prompt.rows.narrow(1, same, ids.len() - same);
         let stops = &self.args.sampling.stop;
         let said =
@@ -175,7 +175,8 @@ impl<'a> Chat<'a> {
         let answer = said.as_ref().map(|said| said.ids.clone()).unwrap_or_default();
         let seen = self.cache.tokens();
         self.read = ids.into_iter().chain(answer).take(seen).collect();
-        self.cache.truncate(self.read.len());
+        let kept = self.cache.truncate(self.read.len());
+        self.read.truncate(kept);
         let said = said?;
         output::line("")?;
         Ok(said.text)

@@ -33,7 +33,7 @@ const LORA: f64 = 5e-4;
 pub const FULL: &str = "full";
 
 /// All of them.
-pub const ALL: [Named; 14] = [
+pub const ALL: [Named; 15] = [
     Named {
         name: FULL,
         settings: &[],
@@ -154,6 +154,14 @@ pub const ALL: [Named; 14] = [
         what: "narrow layers beside the maps of attention",
         memory: "the weights once; keeps more",
         choose: "as series; often a little better",
+    },
+    Named {
+        name: "eas",
+        settings: &["method=\"eas\""],
+        lr: 1e-3,
+        what: "ways past attentions that do little",
+        memory: "the weights once; keeps less",
+        choose: "where answers have to come fast",
     },
 ];
 

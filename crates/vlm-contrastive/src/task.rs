@@ -250,10 +250,10 @@ impl Task for ContrastiveTask {
         Ok((loss, StepReport { samples, extra, ..Default::default() }))
     }
 
-    fn after_step(&self, mut model: DualEncoder) -> DualEncoder {
+    fn after_step(&self, mut model: DualEncoder) -> Result<DualEncoder, BoxError> {
         // CLIP holds the scale below 100 after each step, not in the loss.
         model.clip.logit_scale = clamp(model.clip.logit_scale);
-        model
+        Ok(model)
     }
 
     fn validate(&self, model: &DualEncoder) -> Result<Validation, BoxError> {

@@ -83,8 +83,10 @@ impl Rule for FusedRule {
             let reason = format!("`{path}` is used in ways that lomo and adalomo cannot follow");
             return Err(Error::Gradients(reason).into());
         }
-        if turn.first.is_some() && !passed.silent.is_empty() {
-            let silent = passed.silent.join(", ");
+        let silent: Vec<String> =
+            passed.silent.into_iter().filter(|path| !turn.task.is_idle(path)).collect();
+        if turn.first.is_some() && !silent.is_empty() {
+            let silent = silent.join(", ");
             return Err(Error::Gradients(format!("no gradient reaches {silent}")).into());
         }
         let said = report.take().unwrap_or_default();

@@ -177,6 +177,11 @@ impl Attention {
         adapter::front(&self.k.weight).zip(adapter::front(&self.v.weight))
     }
 
+    /// Whether a token sees only itself and those before it.
+    pub(crate) fn is_causal(&self) -> bool {
+        self.causal
+    }
+
     /// How many of them there are.
     pub(crate) fn lead(&self) -> usize {
         adapter::lead(&self.k.weight).min(adapter::lead(&self.v.weight))

@@ -4,6 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use crate::params::blank;
+use crate::adapter::bypass;
+use crate::pass::mean_of_seen;
 use crate::{Activation, Attention, AttentionConfig, FeedForward, Norm, NormKind, Pass, Rotary};
 
 /// Where the norms of a block stand.
@@ -191,24 +193,42 @@ impl Block {
         mask: Option<Tensor<3>>,
         context: Option<(Tensor<3>, Option<Tensor<3>>)>,
     ) -> Tensor<3> {
-        self.around(x, |x| self.attention.forward(x, None, mask), context)
+        self.around(x, &mut Way::Alone(mask), context)
     }
 
     /// `x: [batch, tokens, width]` to the same, with what the pass brings: mask, positions, and a
     /// cache of earlier tokens. `layer` is the place of the block in its stack.
     pub fn extend(&self, x: Tensor<3>, layer: usize, pass: &mut Pass) -> Tensor<3> {
-        self.around(x, |x| self.attention.extend(x, layer, pass), None)
+        self.around(x, &mut Way::Along(layer, pass), None)
     }
 
     /// The whole block around its self-attention.
     fn around(
         &self,
         x: Tensor<3>,
-        attention: impl FnOnce(Tensor<3>) -> Tensor<3>,
+        way: &mut Way<'_, '_>,
         context: Option<(Tensor<3>, Option<Tensor<3>>)>,
     ) -> Tensor<3> {
+        let past = bypass(&self.attention.q.weight);
         let norms = (&self.norm1, self.norm1_after.as_ref());
-        let x = self.residual(x, norms, self.scale1.as_ref(), attention);
+        let mut in_place = None;
+        let x = match past {
+            Some((true, past)) if self.place == NormPlace::Post => {
+                self.norm1.forward(past.forward(x, |x| way.mean(&self.attention, x)))
+            }
+            Some((true, past)) => {
+                let seen = self.norm1.forward(x.clone());
+                in_place = Some(past.forward(seen, |x| way.mean(&self.attention, x)));
+                x
+            }
+            past => self.residual(x, norms, self.scale1.as_ref(), |x| {
+                let x = match past {
+                    Some((_, front)) => front.forward(x, |x| way.mean(&self.attention, x)),
+                    None => x,
+                };
+                way.attend(&self.attention, x)
+            }),
+        };
         let x = match context {
             None => x,
             Some((context, mask)) => {
@@ -219,7 +239,23 @@ impl Block {
             }
         };
         let norms = (&self.norm2, self.norm2_after.as_ref());
-        self.residual(x, norms, self.scale2.as_ref(), |x| self.feed_forward.forward(x))
+        match in_place {
+            None => {
+                self.residual(x, norms, self.scale2.as_ref(), |x| self.feed_forward.forward(x))
+            }
+            // What was normed for the attention goes on to the feed-forward: it is not normed again.
+            Some(seen) => {
+                let y = self.feed_forward.forward(self.norm2.stretched(seen));
+                let y = match &self.scale2 {
+                    Some(scale) => y * scale.val().unsqueeze(),
+                    None => y,
+                };
+                x + match &self.norm2_after {
+                    Some(after) => after.forward(y),
+                    None => y,
+                }
+            }
+        }
     }
 
     fn residual(
@@ -243,6 +279,31 @@ impl Block {
                     None => y,
                 }
             }
+        }
+    }
+}
+
+/// How a block is gone through.
+enum Way<'a, 'b> {
+    /// By itself, with a mask.
+    Alone(Option<Tensor<3>>),
+    /// As a layer of a stack in a pass.
+    Along(usize, &'a mut Pass<'b>),
+}
+
+impl Way<'_, '_> {
+    fn attend(&mut self, attention: &Attention, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Way::Alone(mask) => attention.forward(x, None, mask.clone()),
+            Way::Along(layer, pass) => attention.extend(x, *layer, pass),
+        }
+    }
+
+    /// For each token the mean over what the attention would see.
+    fn mean(&mut self, attention: &Attention, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Way::Alone(mask) => mean_of_seen(x, mask.clone(), attention.is_causal(), None).0,
+            Way::Along(layer, pass) => pass.mean(*layer, x, attention.is_causal()),
         }
     }
 }

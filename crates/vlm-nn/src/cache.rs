@@ -2,6 +2,8 @@
 
 use burn::tensor::Tensor;
 
+use crate::pass::Sums;
+
 /// Tokens by which the room of a cache grows: so that one more token copies itself and not all
 /// before it.
 const GROWTH: usize = 256;
@@ -15,6 +17,8 @@ const GROWTH: usize = 256;
 #[derive(Clone, Debug, Default)]
 pub struct Cache {
     layers: Vec<Option<Layer>>,
+    /// Of blocks whose attention is skipped: sums over what was seen, at some numbers of tokens.
+    sums: Vec<Vec<Sum>>,
     /// The position of each token of each row, padding included.
     positions: Vec<Vec<usize>>,
 }
@@ -24,6 +28,16 @@ pub struct Cache {
 struct Layer {
     keys: Tensor<3>,
     values: Tensor<3>,
+}
+
+/// Sums over what a row of a block has seen.
+#[derive(Clone, Debug)]
+struct Sum {
+    /// After so many tokens.
+    tokens: usize,
+    /// Whether the pass brought one token only.
+    single: bool,
+    sums: Sums,
 }
 
 impl Cache {
@@ -46,12 +60,24 @@ impl Cache {
     pub fn bytes(&self) -> usize {
         let values = |x: &Tensor<3>| x.dims().iter().product::<usize>();
         let layers = self.layers.iter().flatten();
-        4 * layers.map(|layer| values(&layer.keys) + values(&layer.values)).sum::<usize>()
+        let kept: usize = layers.map(|layer| values(&layer.keys) + values(&layer.values)).sum();
+        let sums = self.sums.iter().flatten();
+        let summed: usize = sums.map(|Sum { sums, .. }| values(&sums.0) + values(&sums.1)).sum();
+        4 * (kept + summed)
     }
 
-    /// Forgets all but the first `tokens` of each row.
-    pub fn truncate(&mut self, tokens: usize) {
+    /// Forgets all but the first `tokens` of each row, or some more: blocks whose attention is skipped remember
+    /// only how it was at the end of each pass of several tokens. Returns how many are left.
+    pub fn truncate(&mut self, tokens: usize) -> usize {
+        let known = |sums: &Vec<Sum>| {
+            let fits = sums.iter().map(|sum| sum.tokens).filter(|at| *at <= tokens);
+            fits.max().unwrap_or(0)
+        };
+        let sums = self.sums.iter().filter(|sums| !sums.is_empty());
+        let tokens = sums.map(known).fold(tokens, usize::min);
         self.positions.iter_mut().for_each(|row| row.truncate(tokens));
+        self.sums.iter_mut().for_each(|sums| sums.retain(|sum| sum.tokens <= tokens));
+        self.tokens()
     }
 
     /// Keeps these rows, in this order.
@@ -66,6 +92,40 @@ impl Cache {
             };
             *layer = Layer { keys: of_rows(&layer.keys), values: of_rows(&layer.values) };
         }
+        for Sum { sums: (sum, count), .. } in self.sums.iter_mut().flatten() {
+            let of_rows = |x: &Tensor<3>| {
+                Tensor::cat(rows.iter().map(|row| x.clone().narrow(0, *row, 1)).collect(), 0)
+            };
+            (*sum, *count) = (of_rows(sum), of_rows(count));
+        }
+    }
+
+    /// The sums of a block after so many tokens; `None` before the first.
+    ///
+    /// # Panics
+    /// If it was cut back to where no pass had ended.
+    pub(crate) fn sums(&self, layer: usize, tokens: usize) -> Option<Sums> {
+        if tokens == 0 {
+            return None;
+        }
+        let last = self.sums.get(layer).and_then(|sums| sums.last());
+        let last = last.filter(|sum| sum.tokens == tokens);
+        let Some(last) = last else { panic!("the sums over {tokens} tokens are forgotten") };
+        Some(last.sums.clone())
+    }
+
+    /// Keeps the sums of a block after a pass that brought `rows` more, `tokens` in all.
+    pub(crate) fn remember(&mut self, layer: usize, tokens: usize, rows: usize, sums: Sums) {
+        if self.sums.len() <= layer {
+            self.sums.resize(layer + 1, Vec::new());
+        }
+        let known = &mut self.sums[layer];
+        // Nobody cuts an answer back to its middle.
+        if rows == 1 && known.last().is_some_and(|last| last.single) {
+            known.pop();
+        }
+        known.retain(|sum| sum.tokens < tokens);
+        known.push(Sum { tokens, single: rows == 1, sums });
     }
 
     /// The positions of all tokens seen.

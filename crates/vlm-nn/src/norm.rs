@@ -40,6 +40,16 @@ impl Norm {
         }
     }
 
+    /// Only what it multiplies by, and the bias: nothing is divided.
+    pub fn stretched(&self, x: Tensor<3>) -> Tensor<3> {
+        let weight = self.weight.val() + if self.from_one { 1.0 } else { 0.0 };
+        let y = x * weight.unsqueeze();
+        match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        }
+    }
+
     /// `[..., width]` to the same.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match &self.bias {

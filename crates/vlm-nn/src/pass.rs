@@ -251,6 +251,20 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// For each row of this pass the mean of `x: [batch, rows, width]` over what it sees, what the cache
+    /// remembers of the block's earlier rows among it.
+    pub(crate) fn mean(&mut self, layer: usize, x: Tensor<3>, causal: bool) -> Tensor<3> {
+        let [batch, rows, _] = x.dims();
+        let start = self.begin(batch, rows).start;
+        let (mask, causal) = (self.mask.clone(), causal && !self.open);
+        let before = self.cache.as_ref().and_then(|cache| cache.sums(layer, start));
+        let (mean, sums) = mean_of_seen(x, mask, causal, before);
+        if let Some(cache) = &mut self.cache {
+            cache.remember(layer, start + rows, rows, sums);
+        }
+        mean
+    }
+
     /// The angles of a rotation at the positions of the rows `[batch, tokens]`.
     pub(crate) fn angles(
         &mut self,
@@ -287,6 +301,46 @@ impl<'a> Pass<'a> {
         mask
     }
 }
+
+/// For each row of `x: [batch, rows, width]` the mean over those that it sees, by a mask that is added to scores
+/// and by causality, and `before`, a sum and the number of what came before, `[batch, 1, width]` and `[batch, 1, 1]`.
+/// Beside it sum and number of what the last row sees.
+pub(crate) fn mean_of_seen(
+    x: Tensor<3>,
+    mask: Option<Tensor<3>>,
+    causal: bool,
+    before: Option<Sums>,
+) -> (Tensor<3>, Sums) {
+    let ([batch, rows, _], device) = (x.dims(), x.device());
+    let mut sees: Tensor<3> = Tensor::ones([1, rows, rows], &device);
+    if causal {
+        sees = sees.tril(0);
+    }
+    if let Some(mask) = mask {
+        // The last keys are the rows themselves.
+        let keys = mask.dims()[2];
+        let own = mask.narrow(2, keys - rows, rows);
+        sees = sees * own.greater_equal_elem(MASKED / 2.0).float();
+    }
+    let [some, queries, _] = sees.dims();
+    let mut count = sees.clone().sum_dim(2);
+    let mut sum = sees.expand([batch, queries, rows]).matmul(x);
+    if let Some((old_sum, old_count)) = before {
+        sum = sum + old_sum;
+        count = count.expand([batch.max(some), queries, 1]) + old_count;
+    }
+    let last = |x: Tensor<3>| {
+        let [_, rows, width] = x.dims();
+        x.narrow(1, rows - 1, 1).expand([batch, 1, width])
+    };
+    let sums = (last(sum.clone()), last(count.clone()));
+    let mean = sum / count.clamp_min(1.0);
+    let width = mean.dims()[2];
+    (mean.expand([batch, rows, width]), sums)
+}
+
+/// A sum over tokens, and how many they are.
+pub(crate) type Sums = (Tensor<3>, Tensor<3>);
 
 /// One row, if all are equal.
 fn alike(mut rows: Vec<Vec<usize>>) -> Vec<Vec<usize>> {

@@ -107,6 +107,11 @@ fn of_map(method: &AnyMethod, site: &Site) -> (bool, usize) {
             },
         ),
         AnyMethod::Prefix(_) | AnyMethod::Prompt(_) => (false, 0),
+        // While it searches, each block has one of two.
+        AnyMethod::Eas(eas) => {
+            let [wide, narrow] = eas.inner();
+            (true, site.input + 3 * (wide + narrow) / 2)
+        }
     }
 }
 

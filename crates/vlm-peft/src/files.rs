@@ -16,7 +16,7 @@ use crate::bottleneck::{Form, Start};
 use crate::front::{self, Prefix, PrefixStart, Prompt, PromptStart};
 use crate::site::{Names, found};
 use crate::whole::{Biases, Whole, filled};
-use crate::{Adapter, AnyMethod, Beside, Bottleneck, Error, Ia3, Lora, Site, Targets};
+use crate::{Adapter, AnyMethod, Beside, Bottleneck, Eas, Error, Ia3, Lora, Method, Site, Targets, eas};
 
 /// The version of peft whose fields are written.
 const PEFT: &str = "0.21.2";
@@ -69,7 +69,7 @@ pub fn save<M: Module>(
     };
     for site in &adapter.sites {
         let parts = part(site).map(stored).into_iter().flatten();
-        tensors.extend(parts.map(|(end, data)| (key(site, end), data)));
+        tensors.extend(parts.map(|(end, data)| (key(site, &end), data)));
     }
     tensors.extend(front::joined(&adapter.sites, part).map(|rows| (ROWS.to_owned(), rows)));
     let whole = |path: &str| adapter.whole.iter().find(|whole| whole.path == path);
@@ -90,9 +90,9 @@ pub fn save<M: Module>(
 }
 
 /// The tensors of a part as peft stores them, by the ends of their names.
-fn stored(part: &Part) -> Vec<(&'static str, TensorData)> {
+fn stored(part: &Part) -> Vec<(String, TensorData)> {
     let turned = |param: &Param<Tensor<2>>| param.val().transpose().into_data();
-    match part {
+    let all = match part {
         Part::LowRank(part) => {
             let mut all =
                 vec![("lora_A.weight", turned(&part.a)), ("lora_B.weight", turned(&part.b))];
@@ -115,7 +115,9 @@ fn stored(part: &Part) -> Vec<(&'static str, TensorData)> {
         ],
         // All of them are one tensor.
         Part::Rows(_) => Vec::new(),
-    }
+        Part::Bypass(part) => return eas::files::stored(part),
+    };
+    all.into_iter().map(|(end, data)| (end.to_owned(), data)).collect()
 }
 
 /// `adapter_config.json`, its keys in order.
@@ -201,6 +203,16 @@ pub fn load<M: Module>(
         let (beside, whole) = (Beside::default(), Vec::new());
         let adapter = Adapter { name, method, targets, sites, beside, whole };
         return Ok((hung(model, &adapter, parts)?, adapter));
+    }
+    if let AnyMethod::Eas(eas) = &method {
+        let targets = method.get().targets(&all);
+        let chosen = targets.choose(&all)?;
+        let want = fields.get("num_layers").and_then(Value::as_u64);
+        if want.is_some_and(|want| want != chosen.len() as u64) {
+            let (want, found) = (want.unwrap_or_default(), chosen.len());
+            return Err(wrong(format!("is for a model of {want} attentions; this one has {found}")));
+        }
+        eas.fits(&chosen, &all)?;
     }
     let targets: Targets = match fields.get("target_modules") {
         Some(value) if !value.is_null() => serde_json::from_value(value.clone())
@@ -336,6 +348,23 @@ fn method_of(fields: &Map<String, Value>) -> Result<AnyMethod, String> {
                 start: Start::default(),
             }))
         }
+        "EAS" => {
+            let layers = fields.get("skipped_layers").cloned().unwrap_or(json!([]));
+            let wrong = |_| format!("`skipped_layers` is {layers}, which is no list of numbers");
+            let layers: Vec<usize> = serde_json::from_value(layers.clone()).map_err(wrong)?;
+            if layers.is_empty() {
+                return Err("`skipped_layers` names none".to_owned());
+            }
+            Ok(AnyMethod::Eas(Eas {
+                layers,
+                size: number("adapter_dim", 8.0) as usize,
+                scale: number("scaling", 1.0),
+                router: fields.get("use_router").and_then(Value::as_bool).unwrap_or(true),
+                temperature: number("temperature", 10.0),
+                dropout: number("adapter_dropout", 0.1),
+                ..Eas::default()
+            }))
+        }
         "PREFIX_TUNING" => {
             let zero = fields.get("init_weights") == Some(&json!("zero"));
             let start = if zero { PrefixStart::Zero } else { PrefixStart::Random };
@@ -353,7 +382,7 @@ fn method_of(fields: &Map<String, Value>) -> Result<AnyMethod, String> {
             }))
         }
         other => Err(format!(
-            "peft_type is `{other}`; LORA, IA3, PREFIX_TUNING, PROMPT_TUNING and BOTTLENECK are known"
+            "peft_type is `{other}`; LORA, IA3, PREFIX_TUNING, PROMPT_TUNING, BOTTLENECK and EAS are known"
         )),
     }
 }
@@ -447,6 +476,24 @@ impl Reader<'_> {
                     dropout: method.dropout,
                 };
                 Some(Part::Bottleneck(part))
+            }
+            AnyMethod::Eas(eas) => {
+                let Some((_, layer)) = eas::place(site) else { return Ok(None) };
+                let known = [false, true].map(|front| eas::files::KINDS[usize::from(front)]);
+                if !known.iter().any(|kind| has(&format!("{kind}.local.weight"))) {
+                    return Ok(None);
+                }
+                let kind = known[usize::from(!eas.layers.contains(&layer))];
+                let wanted = eas::files::shapes(eas, kind, input);
+                let mut all = true;
+                for (end, want) in &wanted {
+                    all &= shape(end, &|found| found == want, format!("{want:?}"));
+                }
+                if !all {
+                    return Ok(None);
+                }
+                let read = |end: &str| -> Result<TensorData, Error> { Ok(self.tensors.read(&name(end))?) };
+                Some(Part::Bypass(eas::files::made(eas, kind, layer, self.device, &read)?))
             }
             AnyMethod::Lora(method) if has("lora_A.weight") || has("lora_B.weight") => {
                 let found = self.tensors.shape(&name("lora_A.weight")).unwrap_or_default();

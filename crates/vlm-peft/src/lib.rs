@@ -13,6 +13,7 @@
 //! | [`DyLora`] | the same, good at every rank | where the rank is not known |
 //! | [`Ia3`] | factors | where adapters are many and must be tiny |
 //! | [`Bottleneck`] | a narrow layer | where LoRA is too weak |
+//! | [`Eas`] | a way past some attentions | where answers have to come fast |
 //! | [`Prefix`] | keys and values in front | where no map may change |
 //! | [`Prompt`] | tokens in front, on the table of tokens | where an adapter is a few kilobytes |
 //!
@@ -45,6 +46,7 @@ mod bottleneck;
 #[cfg(feature = "train")]
 mod correction;
 mod cost;
+mod eas;
 mod error;
 mod files;
 mod front;
@@ -64,6 +66,7 @@ pub use attach::{
 };
 pub use bottleneck::{Bottleneck, Form, Start};
 pub use cost::{Cost, Load, Trained, cost};
+pub use eas::{Bandit, Eas, Search};
 pub use error::Error;
 pub use files::{Base, Shape, load, save};
 pub use front::{Prefix, PrefixStart, Prompt, PromptStart};

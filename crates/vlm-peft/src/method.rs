@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use vlm_nn::adapter::Part;
 
 use crate::{
-    Bottleneck, DyLora, Error, Ia3, Lora, LoraFa, LoraPlus, Prefix, Prompt, Site, Targets, Weight,
+    Bottleneck, DyLora, Eas, Error, Ia3, Lora, LoraFa, LoraPlus, Prefix, Prompt, Site, Targets, Weight,
 };
 
 /// What of a model a method hangs on.
@@ -90,6 +90,8 @@ pub enum AnyMethod {
     Prefix(Prefix),
     /// Learned tokens in front.
     Prompt(Prompt),
+    /// Ways past attentions.
+    Eas(Eas),
 }
 
 impl AnyMethod {
@@ -104,6 +106,7 @@ impl AnyMethod {
             AnyMethod::Bottleneck(method) => method,
             AnyMethod::Prefix(method) => method,
             AnyMethod::Prompt(method) => method,
+            AnyMethod::Eas(method) => method,
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Training an adapter: any task, with the adapter in place of the model.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::tensor::Tensor;
+use burn::module::Module;
+use burn::tensor::{Tensor, TensorData};
 use vlm_train::{BoxError, Grads, StepReport, Task, Validation};
 
 use crate::correction::corrected;
-use crate::{Adapter, AnyMethod, Base, save};
+use crate::{Adapter, AnyMethod, Base, Eas, save};
 use vlm_nn::adapter::{self, Part};
 use vlm_store::Float;
 
@@ -23,6 +25,45 @@ impl<'a, T: Task> Adapted<'a, T> {
     /// Trains `adapter`, which hangs on the task's model; `base` says where that is from.
     pub fn new(task: &'a T, adapter: Adapter, base: Base, seed: u64) -> Self {
         Adapted { task, adapter, base, seed }
+    }
+}
+
+/// The scores of attentions in a checkpoint.
+const SCORES: &str = "eas scores";
+
+impl<T: Task> Adapted<'_, T> {
+    /// The method, if it finds out which attentions to skip.
+    fn searching(&self) -> Option<&Eas> {
+        match &self.adapter.method {
+            AnyMethod::Eas(eas) if eas.searches() => Some(eas),
+            _ => None,
+        }
+    }
+
+    /// Compares sets of attentions on a batch that is not trained on, if it is time to.
+    fn compare(&self, eas: &Eas, model: &T::Model) -> Result<(), BoxError> {
+        let step = eas.found.step();
+        let warm = (eas.search as f64 * eas.search_warmup) as u64;
+        if step >= eas.search || step < warm || !(step + 1).is_multiple_of(eas.search_every) {
+            return Ok(());
+        }
+        let batch = match self.task.held_out(step)? {
+            Some(batch) => batch,
+            // Those of the training set in an order that no epoch has.
+            None => match self.task.batches(u64::MAX - step, 0)?.next() {
+                Some(batch) => batch?,
+                None => return Ok(()),
+            },
+        };
+        let model = model.valid();
+        let mut trials = Vec::new();
+        for set in eas.found.drawn(self.seed, step, eas.search_sets) {
+            eas.found.try_set(&set);
+            let (loss, _) = self.task.loss(model.clone(), &batch)?;
+            trials.push((set, f64::from(loss.into_scalar::<f32>())));
+        }
+        eas.found.learn(&trials);
+        Ok(())
     }
 }
 
@@ -60,7 +101,57 @@ impl<T: Task> Task for Adapted<'_, T> {
         if let AnyMethod::Dylora(method) = &self.adapter.method {
             method.ranks.use_first(method.rank_at(self.seed, step));
         }
+        if let Some(eas) = self.searching() {
+            match step < eas.search {
+                true => eas.found.use_drawn(self.seed, step),
+                false => {
+                    eas.found.use_best();
+                    eas.found.at(step);
+                }
+            }
+        }
         self.task.before_step(step);
+    }
+
+    fn held_out(&self, number: u64) -> Result<Option<T::Batch>, BoxError> {
+        self.task.held_out(number)
+    }
+
+    /// While attentions are tried out, each has two parts, of which a step uses one.
+    fn is_idle(&self, path: &str) -> bool {
+        let Some(eas) = self.searching() else { return self.task.is_idle(path) };
+        let instead = path.contains(".Bypass.instead.");
+        if !instead && !path.contains(".Bypass.front.") {
+            return self.task.is_idle(path);
+        }
+        let of = self.adapter.sites.iter().find(|site| path.starts_with(&site.path));
+        let layer = of.and_then(|site| Some(crate::eas::place(site)?.1));
+        layer.is_some_and(|layer| eas.found.skips().contains(layer) != instead)
+    }
+
+    fn state(&self) -> Vec<(String, TensorData)> {
+        let mut state = self.task.state();
+        if let Some(eas) = self.searching() {
+            let scores = eas.found.scores();
+            // As two halves each: a checkpoint holds no doubles.
+            let halves = scores.iter().flat_map(|score| {
+                let high = *score as f32;
+                [high, (*score - f64::from(high)) as f32]
+            });
+            let halves: Vec<f32> = halves.collect();
+            let shape = [scores.len(), 2];
+            state.push((SCORES.to_owned(), TensorData::new(halves, shape)));
+        }
+        state
+    }
+
+    fn restore(&self, state: &BTreeMap<String, TensorData>) -> Result<(), String> {
+        if let (Some(eas), Some(scores)) = (self.searching(), state.get(SCORES)) {
+            let halves: Vec<f32> = scores.iter().collect();
+            let scores = halves.chunks(2).map(|of| of.iter().map(|x| f64::from(*x)).sum());
+            eas.found.restore(scores.collect())?;
+        }
+        self.task.restore(state)
     }
 
     fn shapes_gradients(&self) -> bool {
@@ -83,14 +174,21 @@ impl<T: Task> Task for Adapted<'_, T> {
         Ok(())
     }
 
-    fn after_step(&self, model: T::Model) -> T::Model {
-        self.task.after_step(model)
+    fn after_step(&self, model: T::Model) -> Result<T::Model, BoxError> {
+        let model = self.task.after_step(model)?;
+        if let Some(eas) = self.searching() {
+            self.compare(eas, &model)?;
+        }
+        Ok(model)
     }
 
     fn validate(&self, model: &T::Model) -> Result<Validation, BoxError> {
         // Measured as it will be used: with all ranks.
         if let AnyMethod::Dylora(method) = &self.adapter.method {
             method.ranks.use_first(usize::MAX);
+        }
+        if let Some(eas) = self.searching() {
+            eas.found.use_best();
         }
         self.task.validate(model)
     }
@@ -100,6 +198,9 @@ impl<T: Task> Task for Adapted<'_, T> {
     }
 
     fn save_model(&self, model: &T::Model, dir: &Path) -> Result<(), BoxError> {
+        if let Some(eas) = self.searching() {
+            eas.found.use_best();
+        }
         Ok(save(model, &self.adapter, &self.base, dir, Float::F32)?)
     }
 

@@ -143,11 +143,12 @@ fn check_start<T: Task>(
     grads: &Grads,
     epoch: u64,
 ) -> Result<(), Error> {
-    let Err(severed) = check_gradients(model, grads) else { return Ok(()) };
+    let idle = |path: &str| task.is_idle(path);
+    let Err(severed) = check_gradients(model, grads, &idle) else { return Ok(()) };
     // A gate that is closed keeps gradients back without severing them.
     let Some(moved) = moved_from_zero(model) else { return Err(severed) };
     let Some(batch) = task.batches(epoch, 0)?.next() else { return Err(severed) };
     let mut grads = Grads::default();
     task.gradients(&moved, batch?, 1.0, &mut grads)?;
-    check_gradients(&moved, &grads)
+    check_gradients(&moved, &grads, &idle)
 }

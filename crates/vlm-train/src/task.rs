@@ -1,9 +1,10 @@
 //! What a model is trained on.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 
 use crate::{BoxError, Grads};
 
@@ -77,6 +78,33 @@ pub trait Task {
     /// Prepares the step of that number, from 0 on.
     fn before_step(&self, _step: u64) {}
 
+    /// A batch that is not trained on, to compare by, the same for the same number; `None` if the task keeps
+    /// none.
+    ///
+    /// # Errors
+    /// If the data cannot be read.
+    fn held_out(&self, _number: u64) -> Result<Option<Self::Batch>, BoxError> {
+        Ok(None)
+    }
+
+    /// Whether the trainable parameter at a path has no part in the step that is being made.
+    fn is_idle(&self, _path: &str) -> bool {
+        false
+    }
+
+    /// What of the task changes from step to step, by name.
+    fn state(&self) -> Vec<(String, TensorData)> {
+        Vec::new()
+    }
+
+    /// Takes up a state that [`state`](Self::state) gave.
+    ///
+    /// # Errors
+    /// A reason, if it is not this task's.
+    fn restore(&self, _state: &BTreeMap<String, TensorData>) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Whether [`shape_gradients`](Self::shape_gradients) does something, which needs all gradients at once.
     fn shapes_gradients(&self) -> bool {
         false
@@ -91,8 +119,11 @@ pub trait Task {
     }
 
     /// Keeps the model inside its bounds after a step.
-    fn after_step(&self, model: Self::Model) -> Self::Model {
-        model
+    ///
+    /// # Errors
+    /// If what is looked at then fails.
+    fn after_step(&self, model: Self::Model) -> Result<Self::Model, BoxError> {
+        Ok(model)
     }
 
     /// Measures a model that does not track gradients. No metrics: there is nothing to measure

@@ -1,5 +1,6 @@
 //! The loop.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -122,6 +123,9 @@ impl TrainConfig {
     }
 }
 
+/// How names of a task's state begin in a checkpoint.
+const OF_TASK: &str = "task ";
+
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ending {
@@ -174,7 +178,7 @@ impl Trainer<'_> {
         let schedule = self.train.schedule(self.optim.lr, task.batches_per_epoch())?;
         let total = schedule.total_steps;
         rule.check(self.train.accumulate)?;
-        let mut state = self.start(model, rule, device)?;
+        let mut state = self.start(task, model, rule, device)?;
         self.print_parts(&state);
         let mut progress = Progress::new(total, state.at.step, "train");
         let mut batches = task.batches(state.at.epoch, state.at.batch)?;
@@ -205,7 +209,7 @@ impl Trainer<'_> {
             let turn = Turn { task, batches: turn, lr, optim: self.optim, first: first_epoch };
             let Turned { loss, samples, extra, norm } = match state.rule.turn(turn, state.model) {
                 Ok((model, turned)) => {
-                    state.model = task.after_step(model);
+                    state.model = task.after_step(model)?;
                     turned
                 }
                 Err(Unturned::NotFinite(what)) => return Err(self.not_finite(&state.at, what)),
@@ -244,7 +248,7 @@ impl Trainer<'_> {
             };
             let stopping = self.stop.is_set();
             if end || due || stopping {
-                self.save(&state)?;
+                self.save(task, &state)?;
                 unproven = true;
             }
             if stopping && !end {
@@ -258,12 +262,13 @@ impl Trainer<'_> {
     }
 
     /// A fresh state, or the one of the newest checkpoint.
-    fn start<M: Module, R: Rule>(
+    fn start<T: Task, R: Rule>(
         &self,
-        model: M,
+        task: &T,
+        model: T::Model,
         rule: R,
         device: &Device,
-    ) -> Result<State<M, R>, Error> {
+    ) -> Result<State<T::Model, R>, Error> {
         let found = match self.run.latest() {
             Some(path) => {
                 let checkpoint = Checkpoint::read(&path)?;
@@ -309,7 +314,11 @@ impl Trainer<'_> {
             Ok(Some(data))
         })?;
         state.at = checkpoint.progressed;
-        state.rule.restore(checkpoint.optimizer, state.at.step).map_err(&foreign)?;
+        let (own, of_rule): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            checkpoint.optimizer.into_iter().partition(|(name, _)| name.starts_with(OF_TASK));
+        let own = own.into_iter().map(|(name, data)| (name[OF_TASK.len()..].to_owned(), data));
+        task.restore(&own.collect()).map_err(&foreign)?;
+        state.rule.restore(of_rule, state.at.step).map_err(&foreign)?;
         if let Some(average) = &mut state.average {
             average.restore(checkpoint.average);
         }
@@ -362,7 +371,7 @@ impl Trainer<'_> {
         Ok(staged.commit()?)
     }
 
-    fn save<M: Module, R: Rule>(&self, state: &State<M, R>) -> Result<(), Error> {
+    fn save<T: Task, R: Rule>(&self, task: &T, state: &State<T::Model, R>) -> Result<(), Error> {
         if let Some(path) = not_finite(&state.model) {
             return Err(self.bad_weights(&state.at, &path));
         }
@@ -371,7 +380,9 @@ impl Trainer<'_> {
             weights.push((path.to_owned(), data));
         });
         let average = state.average.as_ref().map(Average::state).unwrap_or_default();
-        let parts = [weights, state.rule.state(), average];
+        let mut changing = state.rule.state();
+        changing.extend(task.state().into_iter().map(|(name, data)| (format!("{OF_TASK}{name}"), data)));
+        let parts = [weights, changing, average];
         Checkpoint::write(&self.run.checkpoints(), &state.at, parts)?;
         Ok(())
     }

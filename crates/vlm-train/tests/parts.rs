@@ -147,10 +147,10 @@ fn severed_and_leaking_gradients_are_found() {
     let first = || model.first.forward(x.clone());
     let both = (first() + model.second.forward(x.clone())).sum();
     let whole = backward(&model, both);
-    check_gradients(&model, &whole).unwrap();
+    check_gradients(&model, &whole, &|_| false).unwrap();
 
     let message =
-        |model: &Pair, grads: &Grads| check_gradients(model, grads).unwrap_err().to_string();
+        |model: &Pair, grads: &Grads| check_gradients(model, grads, &|_| false).unwrap_err().to_string();
     let severed = message(&model, &backward(&model, first().sum()));
     assert!(
         severed.contains("no gradient reaches the trainable second.weight, second.bias"),
@@ -272,7 +272,7 @@ fn a_gate_that_is_closed_severs_nothing() {
         let bias = model.second.bias.as_ref().unwrap().val().sum();
         let mut grads = Grads::default();
         grads.add(((first * gate).sum() + bias).backward(), model, 1.0);
-        check_gradients(model, &grads)
+        check_gradients(model, &grads, &|_| false)
     };
     let severed = gated(&closed, false).unwrap_err().to_string();
     assert!(severed.contains("first.weight"), "{severed}");

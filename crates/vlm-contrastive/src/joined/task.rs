@@ -343,9 +343,9 @@ impl Task for JoinedTask {
         Ok((loss, StepReport { samples, extra, ..Default::default() }))
     }
 
-    fn after_step(&self, mut model: JoinedModel) -> JoinedModel {
+    fn after_step(&self, mut model: JoinedModel) -> Result<JoinedModel, BoxError> {
         model.logit_scale = clamp(model.logit_scale);
-        model
+        Ok(model)
     }
 
     fn validate(&self, model: &JoinedModel) -> Result<Validation, BoxError> {

@@ -9,6 +9,7 @@
 //! adapters off a model, change the list as you like, put it back.
 
 mod bottleneck;
+mod bypass;
 mod low_rank;
 mod rows;
 mod scale;
@@ -20,6 +21,7 @@ use burn::module::{Module, ModuleVisitor, Param, Reparameterization, Reparameter
 use burn::tensor::{Distribution, Tensor};
 
 pub use bottleneck::{Bottleneck, Place};
+pub use bypass::{Bypass, Grouped, Map, Propagation, Skips, bypass};
 pub use low_rank::{LowRank, Ranks, Scaling};
 pub use rows::{Rows, front, lead, put_in_front, seen_in_front};
 pub use scale::{Scale, Side};
@@ -38,6 +40,8 @@ pub enum Part {
     Bottleneck(Bottleneck),
     /// Rows in front of those that the matrix makes: prefix and prompt tuning.
     Rows(Rows),
+    /// A way past an attention, on the map of its queries: efficient attention skipping.
+    Bypass(Bypass),
 }
 
 /// A part with the name of the adapter that it belongs to.
@@ -148,7 +152,7 @@ fn adapted(
         Part::Scale(part) => part.forward(x, |x| adapted(rest, x, bias, base, plain)),
         Part::Bottleneck(part) => part.forward(x, |x| adapted(rest, x, bias, base, plain)),
         // Whoever has a place for them asks for them.
-        Part::Rows(_) => adapted(rest, x, bias, base, plain),
+        Part::Rows(_) | Part::Bypass(_) => adapted(rest, x, bias, base, plain),
     }
 }
 
@@ -161,7 +165,7 @@ impl Part {
         match self {
             Part::LowRank(part) => part.merged(weight),
             Part::Scale(part) => part.merged(weight),
-            Part::Rows(_) => weight,
+            Part::Rows(_) | Part::Bypass(_) => weight,
             Part::Bottleneck(_) => panic!(
                 "a bottleneck is no change of a weight: only layers that ask for it can have one"
             ),
@@ -178,7 +182,7 @@ impl Part {
 
     /// Whether the weight can take it up for good.
     pub fn can_merge(&self) -> bool {
-        !matches!(self, Part::Bottleneck(_) | Part::Rows(_))
+        !matches!(self, Part::Bottleneck(_) | Part::Rows(_) | Part::Bypass(_))
     }
 }
 

@@ -1,0 +1,176 @@
+//! What stands in place of an attention.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use burn::module::{Module, Param};
+use burn::tensor::activation::softmax;
+use burn::tensor::{Distribution, Tensor};
+
+use super::{Adapters, Part};
+use crate::ops;
+
+/// A way past an attention, or in front of one that stays (efficient attention skipping, Wu et al. 2024,
+/// arXiv 2403.15226). It hangs on the map that makes the attention's queries.
+///
+/// With both, `skips` says which of them it is at the time.
+#[derive(Module, Debug)]
+pub struct Bypass {
+    /// In place of the attention, which is not computed then and keeps nothing of what it saw.
+    pub instead: Option<Propagation>,
+    /// In front of the attention.
+    pub front: Option<Propagation>,
+    /// The place of the block in its stack.
+    #[module(skip)]
+    pub layer: usize,
+    /// The blocks whose attention is skipped, while that is still open.
+    #[module(skip)]
+    pub skips: Option<Skips>,
+}
+
+impl Bypass {
+    /// What it is at the time: whether the attention is skipped, and by what, or what stands in front of it.
+    pub fn now(&self) -> Option<(bool, &Propagation)> {
+        let skipped = match &self.skips {
+            Some(skips) => skips.contains(self.layer),
+            None => self.instead.is_some(),
+        };
+        let part = if skipped { &self.instead } else { &self.front };
+        part.as_ref().map(|part| (skipped, part))
+    }
+}
+
+/// The blocks whose attention is skipped, shared by all bypasses of an adapter: to be changed from step to
+/// step.
+#[derive(Clone, Debug, Default)]
+pub struct Skips(Arc<RwLock<Arc<BTreeSet<usize>>>>);
+
+impl Skips {
+    /// Skips these from now on.
+    pub fn set(&self, layers: impl IntoIterator<Item = usize>) {
+        let layers = Arc::new(layers.into_iter().collect());
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = layers;
+    }
+
+    /// Which they are.
+    pub fn get(&self) -> Arc<BTreeSet<usize>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether one of them is.
+    pub fn contains(&self, layer: usize) -> bool {
+        self.get().contains(&layer)
+    }
+}
+
+/// A map with a bias, `x W + b`.
+#[derive(Module, Debug)]
+pub struct Map {
+    /// `[in, out]`.
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`.
+    pub bias: Param<Tensor<1>>,
+}
+
+impl Map {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        ops::linear(x, self.weight.val(), Some(self.bias.val()))
+    }
+}
+
+/// A map in groups: each part of what comes in makes the same part of what goes out, and no other.
+#[derive(Module, Debug)]
+pub struct Grouped {
+    /// `[groups, in / groups, out / groups]`.
+    pub weight: Param<Tensor<3>>,
+    /// `[out]`.
+    pub bias: Param<Tensor<1>>,
+}
+
+impl Grouped {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let ([batch, tokens, _], [groups, input, output]) = (x.dims(), self.weight.val().dims());
+        let x = x.reshape([batch * tokens, groups, input]).swap_dims(0, 1);
+        let y = x.matmul(self.weight.val()).swap_dims(0, 1);
+        y.reshape([batch, tokens, groups * output]) + self.bias.val().unsqueeze()
+    }
+}
+
+/// `x + s (w₀ B z + w₁ D z)`, where `z = ½ (mean of A x + C x)` (the information propagation of EAS): what a
+/// token hears of those before it, in a few values. Without A, `z = C x` (the adapter of RepAdapter, Luo et al.
+/// 2023, arXiv 2302.08106).
+///
+/// The mean is over what the attention would have seen from that token, itself included: the same whether a text
+/// is read at once or token by token, alone or among others. `w` is a softmax of a map of the mean of `x`.
+#[derive(Module, Debug)]
+pub struct Propagation {
+    /// A, to the mean.
+    pub global: Option<Map>,
+    /// C, of the token itself.
+    pub local: Map,
+    /// B.
+    pub up: Grouped,
+    /// D, and what weighs the two; B alone counts without.
+    pub other: Option<Grouped>,
+    /// Makes w.
+    pub router: Option<Map>,
+    /// s.
+    #[module(skip)]
+    pub scale: f64,
+    /// What the logits of w are divided by.
+    #[module(skip)]
+    pub temperature: f64,
+    /// Share of z that is dropped in training.
+    #[module(skip)]
+    pub dropout: f64,
+}
+
+impl Propagation {
+    /// `x: [batch, tokens, width]` to the same; `mean` gives for each token the mean over what it sees.
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        mean: impl FnOnce(Tensor<3>) -> Tensor<3>,
+    ) -> Tensor<3> {
+        let [batch, tokens, width] = x.dims();
+        let local = self.local.forward(x.clone());
+        let narrow = local.dims()[2];
+        let of_all = self.global.as_ref().map(|global| global.forward(x.clone()));
+        let asked = of_all.iter().chain(self.router.as_ref().map(|_| &x)).cloned();
+        let asked: Vec<Tensor<3>> = asked.collect();
+        let means = if asked.is_empty() { None } else { Some(mean(Tensor::cat(asked, 2))) };
+        let z = match (&means, of_all) {
+            (Some(means), Some(_)) => (means.clone().narrow(2, 0, narrow) + local) * 0.5,
+            _ => local,
+        };
+        let z = match self.dropout > 0.0 && z.is_autodiff() {
+            true => {
+                let keep = 1.0 - self.dropout;
+                z.clone() * (Tensor::random(z.dims(), Distribution::Bernoulli(keep), &z.device()) / keep)
+            }
+            false => z,
+        };
+        let said = match (&self.other, &self.router, means) {
+            (Some(other), Some(router), Some(means)) => {
+                let from = means.dims()[2] - width;
+                let logits = router.forward(means.narrow(2, from, width)) / self.temperature;
+                let w = softmax(logits, 2);
+                let share = |which| w.clone().narrow(2, which, 1).expand([batch, tokens, width]);
+                self.up.forward(z.clone()) * share(0) + other.forward(z) * share(1)
+            }
+            _ => self.up.forward(z),
+        };
+        x + said * self.scale
+    }
+}
+
+/// What is to be done at an attention whose queries this weight makes: whether it is skipped, and by what, or
+/// what stands in front of it.
+pub fn bypass(weight: &Param<Tensor<2>>) -> Option<(bool, &Propagation)> {
+    let adapters = weight.reparameterization::<Adapters>()?;
+    let mut parts = adapters.active().into_iter().filter_map(|part| match part {
+        Part::Bypass(part) => part.now(),
+        _ => None,
+    });
+    parts.next_back()
+}

@@ -1,0 +1,274 @@
+//! Efficient attention skipping.
+
+mod bandit;
+pub(crate) mod files;
+mod search;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use vlm_nn::adapter::{self, Bypass, Grouped, Part, Propagation};
+use vlm_nn::params::Init;
+
+use crate::lora::{check_dropout, number};
+use crate::{Error, Method, Site, Targets, Weight};
+
+pub use bandit::Bandit;
+pub use search::Search;
+
+/// How many times as wide what stands in place of an attention is as what stands in front of one.
+const WIDER: usize = 4;
+/// The groups of the maps back to the width.
+const GROUPS: usize = 2;
+/// Of how many attentions one is skipped if nothing else is said.
+const ONE_OF: usize = 3;
+
+/// Attentions that do little for the task are left out, and a narrow way to hear of other tokens stands in
+/// their place; in front of those that stay stands a narrow layer (EAS, Wu et al. 2024, arXiv 2403.15226).
+///
+/// Choose it where answers have to come fast: what is skipped is neither computed nor remembered. Which
+/// attentions go is found by trying in the first steps, or given.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Eas {
+    /// Attentions to skip; a third of them if not given.
+    pub skip: Option<usize>,
+    /// Which they are, counted from 0; found by trying if none are given.
+    pub layers: Vec<usize>,
+    /// Inner width of the layers in front of attentions; that in place of one is four times as wide.
+    pub size: usize,
+    /// Factor on what they say.
+    pub scale: f64,
+    /// Whether each mixes two maps, weighed by what was seen.
+    pub router: bool,
+    /// What the logits of the weights are divided by.
+    pub temperature: f64,
+    /// Share of the inner values that is dropped in training.
+    pub dropout: f64,
+    /// Steps of trying.
+    pub search: u64,
+    /// The share of them in which nothing is learned of which to skip.
+    pub search_warmup: f64,
+    /// Every so many steps some sets are compared.
+    pub search_every: u64,
+    /// How many.
+    pub search_sets: usize,
+    /// How fast scores change.
+    pub search_rate: f64,
+    /// What has been found.
+    #[serde(skip)]
+    pub found: Search,
+}
+
+impl Default for Eas {
+    fn default() -> Self {
+        Eas {
+            skip: None,
+            layers: Vec::new(),
+            size: 8,
+            scale: 1.0,
+            router: true,
+            temperature: 10.0,
+            dropout: 0.1,
+            search: 200,
+            search_warmup: 0.3,
+            search_every: 10,
+            search_sets: 3,
+            search_rate: 2.0,
+            found: Search::default(),
+        }
+    }
+}
+
+/// The stack and the block whose queries a map makes.
+pub(crate) fn place(site: &Site) -> Option<(&str, usize)> {
+    let rest = site.path.strip_suffix(".attention.q.weight")?;
+    let (stack, block) = rest.rsplit_once('.')?;
+    Some((stack, block.parse().ok()?))
+}
+
+impl Eas {
+    /// Whether it is still open which attentions are skipped.
+    pub fn searches(&self) -> bool {
+        self.layers.is_empty()
+    }
+
+    /// How many of so many are skipped.
+    fn count(&self, attentions: usize) -> usize {
+        match self.layers.len() {
+            0 => self.skip.unwrap_or(attentions / ONE_OF),
+            named => named,
+        }
+    }
+
+    /// Those that are skipped, as far as is known.
+    pub fn skipped(&self) -> Vec<usize> {
+        if self.searches() { self.found.best() } else { self.layers.clone() }
+    }
+
+    fn propagation(
+        &self,
+        site: &Site,
+        weight: &Weight,
+        seed: u64,
+        (name, inner): (&str, usize),
+    ) -> Propagation {
+        let (width, device) = (site.input, weight.device());
+        let start = |name: &str, shape: [usize; 2], init: Init| {
+            site.start::<2>(name, shape, init, seed, &device)
+        };
+        let vector = |name: &str, len: usize, init: Init| {
+            site.start::<1>(name, [len], init, seed, &device)
+        };
+        let zero = Init::Constant(0.0);
+        let xavier = Init::Uniform((6.0 / (width + inner) as f64).sqrt());
+        let map = |map: &str, out: usize, init: Init, bias: Init| adapter::Map {
+            weight: start(&format!("{name}.{map}.weight"), [width, out], init),
+            bias: vector(&format!("{name}.{map}.bias"), out, bias),
+        };
+        let up = |map: &str| Grouped {
+            weight: site.start::<3>(
+                &format!("{name}.{map}.weight"),
+                [GROUPS, inner / GROUPS, width / GROUPS],
+                zero,
+                seed,
+                &device,
+            ),
+            bias: vector(&format!("{name}.{map}.bias"), width, zero),
+        };
+        let usual = Init::Uniform((width as f64).powf(-0.5));
+        Propagation {
+            global: (name == "bypass").then(|| map("global", inner, xavier, zero)),
+            local: map("local", inner, xavier, zero),
+            up: up("up"),
+            other: self.router.then(|| up("other")),
+            router: self.router.then(|| map("router", 2, usual, usual)),
+            scale: self.scale,
+            temperature: self.temperature,
+            dropout: self.dropout,
+        }
+    }
+
+    /// Inner widths in place of an attention and in front of one.
+    pub(crate) fn inner(&self) -> [usize; 2] {
+        [WIDER * self.size, self.size]
+    }
+}
+
+impl Method for Eas {
+    fn name(&self) -> &'static str {
+        "eas"
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let wrong = |reason: String| Err(Error::Setting(reason));
+        if self.size == 0 || !self.size.is_multiple_of(GROUPS) {
+            return wrong(format!("size is {}; it must be even, such as 8", self.size));
+        }
+        if !self.scale.is_finite() || self.scale == 0.0 {
+            return wrong(format!("scale is {}; it must be a number other than 0", self.scale));
+        }
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return wrong(format!("temperature is {}; it must be above 0", self.temperature));
+        }
+        if let (Some(skip), false) = (self.skip, self.layers.is_empty())
+            && skip != self.layers.len()
+        {
+            return wrong(format!("skip is {skip}, but layers names {}", self.layers.len()));
+        }
+        if self.skip == Some(0) {
+            return wrong("skip is 0; skip at least 1, or take parallel".to_owned());
+        }
+        let mut layers = self.layers.clone();
+        layers.sort_unstable();
+        if let Some(pair) = layers.windows(2).find(|pair| pair[0] == pair[1]) {
+            return wrong(format!("layers names {} twice", pair[0]));
+        }
+        if !(0.0..1.0).contains(&self.search_warmup) {
+            return wrong(format!("search_warmup is {}; it must be from 0 to below 1", self.search_warmup));
+        }
+        if self.search_every == 0 || self.search_sets < 2 {
+            return wrong("search_every must be at least 1, and search_sets 2: sets are compared".to_owned());
+        }
+        if !(self.search_rate.is_finite() && self.search_rate > 0.0) {
+            return wrong(format!("search_rate is {}; it must be above 0", self.search_rate));
+        }
+        check_dropout(self.dropout)
+    }
+
+    /// The maps for queries of the stack that reads text, or of the first one.
+    fn targets(&self, sites: &[Site]) -> Targets {
+        let stacks: Vec<&str> = sites.iter().filter_map(|site| Some(place(site)?.0)).collect();
+        let reads = |stack: &&&str| stack.split('.').any(|part| part == "text");
+        let chosen = stacks.iter().find(reads).or(stacks.first()).copied();
+        let of = |site: &&Site| place(site).map(|(stack, _)| stack) == chosen;
+        let names = sites.iter().filter(|_| chosen.is_some()).filter(of);
+        Targets::Names(names.map(|site| site.module.clone()).collect())
+    }
+
+    fn fits(&self, chosen: &[Site], all: &[Site]) -> Result<(), Error> {
+        let wrong = |reason: String| Err(Error::Setting(reason));
+        let places: Vec<(&str, usize)> = chosen.iter().filter_map(place).collect();
+        let stack = places.first().map(|(stack, _)| *stack);
+        let of_stack = all.iter().filter(|site| place(site).map(|(name, _)| name) == stack).count();
+        let one = places.iter().all(|(name, _)| Some(*name) == stack);
+        if places.len() != chosen.len() || !one || places.len() != of_stack || stack.is_none() {
+            return wrong("eas hangs on the maps for queries of all blocks of one stack; targets of other kinds are not possible".to_owned());
+        }
+        let attentions = places.len();
+        if let Some(layer) = self.layers.iter().find(|layer| **layer >= attentions) {
+            return wrong(format!(
+                "layers names {layer}, but the model has {attentions} attentions, 0 to {}",
+                attentions - 1
+            ));
+        }
+        let skip = self.count(attentions);
+        if skip > attentions {
+            return wrong(format!("skip is {skip}, but the model has {attentions} attentions"));
+        }
+        if skip == 0 {
+            return wrong(format!("of {attentions} attentions a third is none; give skip"));
+        }
+        if let Some(site) = chosen.iter().find(|site| !site.input.is_multiple_of(GROUPS)) {
+            return wrong(format!("`{}` is {} wide, which is odd", site.module, site.input));
+        }
+        self.found.begin(attentions, skip, self.search_rate);
+        Ok(())
+    }
+
+    fn part(&self, site: &Site, weight: &Weight, seed: u64) -> Result<Part, Error> {
+        let Some((_, layer)) = place(site) else {
+            return Err(Error::Setting(format!("`{}` makes no queries", site.module)));
+        };
+        let [wide, narrow] = self.inner();
+        let is_skipped = self.layers.contains(&layer);
+        let instead = self.searches() || is_skipped;
+        let front = self.searches() || !is_skipped;
+        Ok(Part::Bypass(Bypass {
+            instead: instead.then(|| self.propagation(site, weight, seed, ("bypass", wide))),
+            front: front.then(|| self.propagation(site, weight, seed, ("front", narrow))),
+            layer,
+            skips: self.searches().then(|| self.found.skips()),
+        }))
+    }
+
+    fn drops(&self) -> bool {
+        self.dropout > 0.0
+    }
+
+    fn describe(&self, _: &Targets, chosen: &[Site], fields: &mut Map<String, Value>) {
+        let known = json!({
+            "peft_type": "EAS",
+            "num_layers": chosen.len(),
+            "skipped_layers": self.skipped(),
+            "scores": self.searches().then(|| self.found.scores()),
+            "adapter_dim": self.size,
+            "scaling": number(self.scale),
+            "use_router": self.router,
+            "temperature": number(self.temperature),
+            "adapter_dropout": self.dropout,
+        });
+        if let Value::Object(known) = known {
+            fields.extend(known);
+        }
+    }
+}
