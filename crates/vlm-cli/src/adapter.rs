@@ -11,8 +11,8 @@ use vlm_encoders::{Blueprint, DualFolder, Encoder, FourBitConfig, TextFolder, Te
 use vlm_fusion::task::{GenerativeConfig, Part};
 use vlm_fusion::{GenerativeFolder, Plan};
 use vlm_peft::{
-    Adapter, AnyMethod, Base, Beside, Biases, Error, Names, Shape, Targets, attach_with, load,
-    merge, use_ranks,
+    Adapter, AnyMethod, Base, Beside, Biases, Error, Names, Shape, Sight, Targets, attach_with,
+    load, merge, use_ranks,
 };
 
 use crate::config::ModelConfig;
@@ -75,9 +75,26 @@ impl AdapterConfig {
             true => plan.in_memory(path, rank),
             false => None,
         };
-        let (model, adapter) = self.hung(model, NAME, &names, seed)?;
+        let (model, adapter) = self.for_plan(plan)?.hung(model, NAME, &names, seed)?;
         let base = self.base(generative.from.as_deref(), Some(&plan.spec.text), "CAUSAL_LM");
         Ok((model, adapter, base))
+    }
+
+    /// The same for a model of pictures and text.
+    ///
+    /// # Errors
+    /// If the method cannot hang on such a model.
+    pub fn for_plan(&self, plan: &Plan) -> Result<Self> {
+        let mut config = self.clone();
+        if let AnyMethod::Memvp(memvp) = &mut config.method {
+            memvp.sight = Some(sight(plan)?);
+        }
+        Ok(config)
+    }
+
+    /// Whether pictures have no tokens among those of the text with it.
+    pub fn remembers(&self) -> bool {
+        matches!(self.method, AnyMethod::Memvp(_))
     }
 
     /// Hangs the adapter on an encoder, which lies in the model at `inside`; `text` is the part of it that
@@ -148,6 +165,23 @@ impl AdapterConfig {
             text,
         }
     }
+}
+
+/// How a model sees, for an adapter that keeps pictures beside the feed-forwards.
+///
+/// # Errors
+/// If its pictures are no rows that could stand there.
+fn sight(plan: &Plan) -> Result<Sight> {
+    let spec = &plan.spec;
+    let kind = spec.fusion.kind();
+    if spec.fusion.reads_question() || spec.fusion.rows_beside() > 0 {
+        bail!("memvp takes the place of the tokens of pictures; a model with {kind} has none");
+    }
+    Ok(Sight {
+        width: spec.fused_width(),
+        rows: spec.seen_tokens(spec.vision.image),
+        blocks: spec.text.blocks.len(),
+    })
 }
 
 /// Whether a run trains the part of a model that a parameter is of.
@@ -236,6 +270,14 @@ pub fn open_generative(
         let plan = &folder.plan;
         let names = |path: &str, rank: usize| plan.in_memory(path, rank);
         folder.model = Wear { adapter, device }.change(folder.model.clone(), &names)?;
+        if let Some(memory) = folder.model.memory() {
+            let (want, found) = (sight(plan)?.width, memory.picture_width());
+            if want != found {
+                let dir = adapter.dir.display();
+                bail!("{dir}: is for pictures of {found} values a row; this model sees {want}");
+            }
+            folder.plan.spec.memory = true;
+        }
     }
     Ok(folder)
 }

@@ -33,7 +33,7 @@ const LORA: f64 = 5e-4;
 pub const FULL: &str = "full";
 
 /// All of them.
-pub const ALL: [Named; 15] = [
+pub const ALL: [Named; 16] = [
     Named {
         name: FULL,
         settings: &[],
@@ -162,6 +162,14 @@ pub const ALL: [Named; 15] = [
         what: "ways past attentions that do little",
         memory: "the weights once; keeps less",
         choose: "where answers have to come fast",
+    },
+    Named {
+        name: "memvp",
+        settings: &["method=\"memvp\""],
+        lr: 1e-3,
+        what: "pictures as rows beside the feed-forwards, without tokens",
+        memory: "the weights once; keeps far less of pictures",
+        choose: "where pictures take most of the tokens and answers are short",
     },
 ];
 

@@ -118,6 +118,7 @@ impl Assembly {
             text: language.plan.spec.clone(),
             image_token,
             prefix: self.prefix_lm,
+            memory: false,
         };
         let grid = (size.0 / patch, size.1 / patch);
         if let FusionConfig::PixelShuffle(config) = &self.fusion

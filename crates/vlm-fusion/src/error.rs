@@ -112,6 +112,16 @@ pub enum Error {
         /// Of the pictures.
         features: usize,
     },
+    /// A text has more of pictures than an adapter has room for.
+    #[error(
+        "pictures of {rows} rows for {slots} slots of the adapter; give fewer or smaller pictures"
+    )]
+    Slots {
+        /// Of the pictures of a text.
+        rows: usize,
+        /// Of the adapter.
+        slots: usize,
+    },
     /// A conversation of several turns for a model that knows no chat.
     #[error("{turns} turns, but the model has no chat template; give one question and one answer")]
     NoTemplate {

@@ -5,6 +5,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use vlm_encoders::image::Pixels;
 use vlm_encoders::{TextTower, VisionTower, batch_pixels};
 use vlm_nn::Pass;
+use vlm_nn::adapter::{Entries, Memory, memory};
 
 use crate::Error;
 use crate::decode::{Decode, Prompt};
@@ -88,6 +89,26 @@ impl GenerativeModel {
         }
     }
 
+    /// What an adapter keeps of pictures beside the decoder's feed-forwards; what [`fuse`](Self::fuse) gives
+    /// then is what it sees, as it is, and texts have no tokens for pictures.
+    pub fn memory(&self) -> Option<&Memory> {
+        memory(&self.text.tokens)
+    }
+
+    /// What texts find beside the feed-forwards, of what [`fuse`](Self::fuse) gave of the picture of each.
+    ///
+    /// # Errors
+    /// [`Error::Slots`] if a text has pictures of more rows than there are slots.
+    pub fn entries(&self, pictures: &[Option<Tensor<2>>]) -> Result<Option<Entries>, Error> {
+        let Some(memory) = self.memory() else { return Ok(None) };
+        let rows = pictures.iter().flatten().map(|picture| picture.dims()[0]).max().unwrap_or(0);
+        let slots = memory.slots();
+        if rows > slots {
+            return Err(Error::Slots { rows, slots });
+        }
+        Ok(Some(memory.entries(pictures, &self.device())))
+    }
+
     /// What the fusion sees of pictures: `[pictures, channels, height, width]` to
     /// `[pictures, tokens, width]`.
     pub fn look_at(&self, pixels: Tensor<4>) -> Tensor<3> {
@@ -111,6 +132,9 @@ impl GenerativeModel {
         size: (usize, usize),
         question: Option<Question>,
     ) -> Tensor<3> {
+        if self.memory().is_some() {
+            return seen;
+        }
         let rows = self.fusion.fuse(seen, self.grid(size), question);
         match self.divide {
             Some(divisor) => rows / divisor,
@@ -182,6 +206,7 @@ impl GenerativeModel {
     /// # Errors
     /// [`Error::PictureTokens`] if there are not as many as tokens for them.
     pub fn rows(&self, ids: &[i64], pictures: Option<Tensor<2>>) -> Result<Tensor<2>, Error> {
+        let pictures = pictures.filter(|_| self.memory().is_none());
         let tokens = ids.iter().filter(|id| **id == self.image_token).count();
         let each = if self.gates().is_some() { self.each } else { 1 };
         let features = pictures.as_ref().map_or(0, |rows| rows.dims()[0] / each);
@@ -256,6 +281,7 @@ impl GenerativeModel {
             let all = ids.iter().enumerate().filter(|(_, id)| **id == self.image_token);
             all.map(|(place, _)| place).collect()
         });
+        prompt.memory = self.entries(&pictures)?;
         prompt.beside = self.beside(pictures.into_iter().flatten().collect(), places.collect());
         Ok(prompt)
     }
@@ -305,6 +331,9 @@ impl Decode for GenerativeModel {
 
 /// How many rows the fusion of a spec makes of a picture of this height and width.
 pub(crate) fn rows_of(spec: &GenerativeSpec, size: (usize, usize)) -> usize {
+    if spec.memory {
+        return 0;
+    }
     let patch = spec.vision.patch;
     spec.fusion.rows(spec.seen_tokens(size), (size.0 / patch, size.1 / patch))
 }

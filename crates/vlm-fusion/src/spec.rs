@@ -21,6 +21,9 @@ pub struct GenerativeSpec {
     pub image_token: i64,
     /// Whether the tokens of a prompt see each other both ways (prefix-LM, PaliGemma).
     pub prefix: bool,
+    /// Whether pictures stand beside the feed-forwards and have no tokens: not of a model itself, but of an
+    /// adapter on it (MemVP).
+    pub memory: bool,
 }
 
 /// Which states of the image tower the fusion sees.

@@ -241,11 +241,11 @@ impl Block {
         let norms = (&self.norm2, self.norm2_after.as_ref());
         match in_place {
             None => {
-                self.residual(x, norms, self.scale2.as_ref(), |x| self.feed_forward.forward(x))
+                self.residual(x, norms, self.scale2.as_ref(), |x| self.fed(x, way))
             }
             // What was normed for the attention goes on to the feed-forward: it is not normed again.
             Some(seen) => {
-                let y = self.feed_forward.forward(self.norm2.stretched(seen));
+                let y = self.fed(self.norm2.stretched(seen), way);
                 let y = match &self.scale2 {
                     Some(scale) => y * scale.val().unsqueeze(),
                     None => y,
@@ -256,6 +256,14 @@ impl Block {
                 }
             }
         }
+    }
+
+    /// The feed-forward, and what it finds beside its own rows.
+    fn fed(&self, x: Tensor<3>, way: &Way<'_, '_>) -> Tensor<3> {
+        let Way::Along(layer, pass) = way else { return self.feed_forward.forward(x) };
+        let Some(memory) = pass.memory() else { return self.feed_forward.forward(x) };
+        let more = memory.said(*layer, x.clone(), self.feed_forward.activation());
+        self.feed_forward.forward(x) + more
     }
 
     fn residual(

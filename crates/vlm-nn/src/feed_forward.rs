@@ -37,6 +37,11 @@ impl FeedForward {
         }
     }
 
+    /// What stands between its maps.
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
     /// `[..., width]` to the same.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let inner = match &self.gate {

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::adapter::{put_in_front, seen_in_front};
+use crate::adapter::{Entries, put_in_front, seen_in_front};
 use crate::ops::MASKED;
 use crate::{Angles, Cache, Rotary};
 
@@ -35,6 +35,7 @@ pub struct Pass<'a> {
     cache: Option<&'a mut Cache>,
     open: bool,
     between: Option<&'a dyn Between>,
+    memory: Option<&'a Entries>,
     /// Learned keys in front, and learned rows behind those and before the tokens.
     lead: usize,
     front: usize,
@@ -112,6 +113,17 @@ impl<'a> Pass<'a> {
     pub fn with_between(mut self, between: Option<&'a dyn Between>) -> Self {
         self.between = between;
         self
+    }
+
+    /// With rows that the feed-forwards find beside their own.
+    pub fn with_memory(mut self, memory: Option<&'a Entries>) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// What the feed-forwards find beside their own rows.
+    pub(crate) fn memory(&self) -> Option<&'a Entries> {
+        self.memory
     }
 
     /// Counts so many learned keys in front of everything.

@@ -70,6 +70,11 @@ impl Load {
             Trained::Full => {
                 inputs.extend(["q", "up", "down"].into_iter().filter_map(input_of));
             }
+            // Each block finds the rows, and keeps what it found.
+            Trained::Adapter(AnyMethod::Memvp(memvp), _) => {
+                let rows = memvp.sight.map_or(0, |sight| sight.rows);
+                more += width + 3 * memvp.slots.unwrap_or(rows);
+            }
             Trained::Adapter(method, sites) => {
                 let start = format!("{}{number}.", self.stack);
                 for site in sites.iter().filter(|site| site.path.starts_with(&start)) {
@@ -106,7 +111,7 @@ fn of_map(method: &AnyMethod, site: &Site) -> (bool, usize) {
                 }
             },
         ),
-        AnyMethod::Prefix(_) | AnyMethod::Prompt(_) => (false, 0),
+        AnyMethod::Prefix(_) | AnyMethod::Prompt(_) | AnyMethod::Memvp(_) => (false, 0),
         // While it searches, each block has one of two.
         AnyMethod::Eas(eas) => {
             let [wide, narrow] = eas.inner();

@@ -16,7 +16,10 @@ use crate::bottleneck::{Form, Start};
 use crate::front::{self, Prefix, PrefixStart, Prompt, PromptStart};
 use crate::site::{Names, found};
 use crate::whole::{Biases, Whole, filled};
-use crate::{Adapter, AnyMethod, Beside, Bottleneck, Eas, Error, Ia3, Lora, Method, Site, Targets, eas};
+use crate::{
+    Adapter, AnyMethod, Beside, Bottleneck, Eas, Error, Ia3, Lora, Memvp, Method, Sight, Site, Targets, eas,
+    memvp,
+};
 
 /// The version of peft whose fields are written.
 const PEFT: &str = "0.21.2";
@@ -116,6 +119,7 @@ fn stored(part: &Part) -> Vec<(String, TensorData)> {
         // All of them are one tensor.
         Part::Rows(_) => Vec::new(),
         Part::Bypass(part) => return eas::files::stored(part),
+        Part::Memory(part) => return memvp::stored(part),
     };
     all.into_iter().map(|(end, data)| (end.to_owned(), data)).collect()
 }
@@ -365,6 +369,22 @@ fn method_of(fields: &Map<String, Value>) -> Result<AnyMethod, String> {
                 ..Eas::default()
             }))
         }
+        "MEMVP" => {
+            let count = |key: &str| fields.get(key).and_then(Value::as_u64).map(|x| x as usize);
+            let sight = count("vision_width").zip(count("vision_rows")).zip(count("num_layers"));
+            let Some(((width, rows), blocks)) = sight else {
+                return Err("`vision_width`, `vision_rows` and `num_layers` are to be numbers".into());
+            };
+            Ok(AnyMethod::Memvp(Memvp {
+                slots: count("slots"),
+                size: number("proj_dim", 128.0) as usize,
+                lambda: number("proj_scaling", 0.01),
+                scale: number("scaling", 0.1),
+                dropout: number("adapter_dropout", 0.1),
+                shared: fields.get("shared").and_then(Value::as_bool).unwrap_or(true),
+                sight: Some(Sight { width, rows, blocks }),
+            }))
+        }
         "PREFIX_TUNING" => {
             let zero = fields.get("init_weights") == Some(&json!("zero"));
             let start = if zero { PrefixStart::Zero } else { PrefixStart::Random };
@@ -382,7 +402,7 @@ fn method_of(fields: &Map<String, Value>) -> Result<AnyMethod, String> {
             }))
         }
         other => Err(format!(
-            "peft_type is `{other}`; LORA, IA3, PREFIX_TUNING, PROMPT_TUNING, BOTTLENECK and EAS are known"
+            "peft_type is `{other}`; LORA, IA3, PREFIX_TUNING, PROMPT_TUNING, BOTTLENECK, EAS and MEMVP are known"
         )),
     }
 }
@@ -476,6 +496,17 @@ impl Reader<'_> {
                     dropout: method.dropout,
                 };
                 Some(Part::Bottleneck(part))
+            }
+            AnyMethod::Memvp(memvp) if has("adapter_emb1") => {
+                let mut all = true;
+                for (end, want) in memvp.shapes(output)? {
+                    all &= shape(end, &|found| found == want, format!("{want:?}"));
+                }
+                if !all {
+                    return Ok(None);
+                }
+                let read = |end: &str| -> Result<TensorData, Error> { Ok(self.tensors.read(&name(end))?) };
+                Some(Part::Memory(memvp.made(self.device, &read)?))
             }
             AnyMethod::Eas(eas) => {
                 let Some((_, layer)) = eas::place(site) else { return Ok(None) };

@@ -14,6 +14,7 @@
 //! | [`Ia3`] | factors | where adapters are many and must be tiny |
 //! | [`Bottleneck`] | a narrow layer | where LoRA is too weak |
 //! | [`Eas`] | a way past some attentions | where answers have to come fast |
+//! | [`Memvp`] | pictures beside the feed-forwards | where pictures take most of the tokens |
 //! | [`Prefix`] | keys and values in front | where no map may change |
 //! | [`Prompt`] | tokens in front, on the table of tokens | where an adapter is a few kilobytes |
 //!
@@ -53,6 +54,7 @@ mod front;
 mod ia3;
 mod lora;
 mod lora_kin;
+mod memvp;
 mod method;
 mod site;
 mod target;
@@ -73,6 +75,7 @@ pub use front::{Prefix, PrefixStart, Prompt, PromptStart};
 pub use ia3::Ia3;
 pub use lora::Lora;
 pub use lora_kin::{DyLora, LoraFa, LoraPlus};
+pub use memvp::{Memvp, Sight};
 pub use method::{AnyMethod, Hook, Method};
 pub use site::{Names, Site, Weight, own_names, sites};
 pub use target::Targets;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use vlm_nn::adapter::Part;
 
 use crate::{
-    Bottleneck, DyLora, Eas, Error, Ia3, Lora, LoraFa, LoraPlus, Prefix, Prompt, Site, Targets, Weight,
+    Bottleneck, DyLora, Eas, Error, Ia3, Lora, LoraFa, LoraPlus, Memvp, Prefix, Prompt, Site, Targets, Weight,
 };
 
 /// What of a model a method hangs on.
@@ -92,6 +92,8 @@ pub enum AnyMethod {
     Prompt(Prompt),
     /// Ways past attentions.
     Eas(Eas),
+    /// Pictures beside the feed-forwards.
+    Memvp(Memvp),
 }
 
 impl AnyMethod {
@@ -107,6 +109,7 @@ impl AnyMethod {
             AnyMethod::Prefix(method) => method,
             AnyMethod::Prompt(method) => method,
             AnyMethod::Eas(method) => method,
+            AnyMethod::Memvp(method) => method,
         }
     }
 }

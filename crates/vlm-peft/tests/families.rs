@@ -238,7 +238,7 @@ fn llava() {
             shared: 0,
         };
         let states = model.look_at(pixels(1, 16));
-        flat(model.foretell(&[row], Some(Seen { states, size: (16, 16) }), None).unwrap())
+        flat(model.foretell(&[row], Some(Seen { states, size: (16, 16), of_rows: vec![1] }), None).unwrap())
     });
 }
 

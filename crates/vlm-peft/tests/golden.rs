@@ -299,7 +299,7 @@ fn speaking(family: &str, model: &str) {
             shared: 0,
         };
         let states = model.look_at(expected.pixels());
-        flat(model.foretell(&[row], Some(Seen { states, size: (16, 16) }), None).unwrap())
+        flat(model.foretell(&[row], Some(Seen { states, size: (16, 16), of_rows: vec![1] }), None).unwrap())
     });
 }
 

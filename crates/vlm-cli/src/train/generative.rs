@@ -16,7 +16,7 @@ use vlm_train::Card;
 
 use super::joined::{Pace, features_of};
 use super::{Facts, Run};
-use crate::adapter::{self, Worn};
+use crate::adapter::{self, AdapterConfig, Worn};
 use crate::config::RunConfig;
 use crate::eval::generated;
 use crate::inspect::{Preview, Seen};
@@ -38,7 +38,8 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
         .map(|eval| Ok((eval, open(&eval.data, "test")?)))
         .collect::<Result<Vec<_>>>()?;
     let validation = config.data.val.as_ref().map(|name| open(name, "val")).transpose()?;
-    let (folder, source) = begin(config, generative, device)?;
+    let (mut folder, source) = begin(config, generative, device)?;
+    folder.plan.spec.memory = config.adapter.as_ref().is_some_and(AdapterConfig::remembers);
     let facts = facts(&folder, generative);
     let plan = folder.plan.clone();
     let rows = folder.images.output_size().map(|size| folder.rows_of(size));
@@ -136,7 +137,8 @@ pub fn preview(
     device: &Device,
 ) -> Result<Preview> {
     let data = Conversations::open(&config.data.train, "train")?;
-    let (folder, _) = begin(config, generative, device)?;
+    let (mut folder, _) = begin(config, generative, device)?;
+    folder.plan.spec.memory = config.adapter.as_ref().is_some_and(AdapterConfig::remembers);
     let (tokenizer, images) = (folder.tokenizer.clone(), folder.images.clone());
     let how = (generative.clone(), batching(config));
     let rows = GenerativeTask::first_rows(&data, folder, how).map_err(Error::from_boxed)?;

@@ -1,6 +1,7 @@
 //! What a model is told before it speaks.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use vlm_nn::adapter::Entries;
 use vlm_nn::{Between, Pass};
 
 use super::Decode;
@@ -22,6 +23,8 @@ pub struct Prompt {
     pub prefix: Option<Vec<usize>>,
     /// Pictures beside the texts, of a model that looks at them there.
     pub beside: Option<Beside>,
+    /// What the feed-forwards find of pictures, of a model with an adapter that keeps them there.
+    pub memory: Option<Entries>,
     /// Which stream of random numbers each answer draws from: its place in the batch, unless set.
     /// Set to the number of the question in a data set, answers do not depend on the batch.
     pub streams: Vec<u64>,
@@ -81,7 +84,7 @@ impl Prompt {
         });
         let rows = Tensor::cat(padded.collect(), 0);
         let streams = (0..ids.len() as u64).collect();
-        Ok(Prompt { rows, ids, padding, prefix: None, beside: None, streams })
+        Ok(Prompt { rows, ids, padding, prefix: None, beside: None, memory: None, streams })
     }
 
     /// A pass over places `from..to`, of which there may be more than the prompt has: those of the
@@ -95,7 +98,8 @@ impl Prompt {
         let between = self.beside.as_ref().map(|beside| beside as &dyn Between);
         let pass = Pass::new()
             .with_positions(self.padding.iter().map(places).collect())
-            .with_between(between);
+            .with_between(between)
+            .with_memory(self.memory.as_ref());
         let device = self.rows.device();
         if self.prefix.is_some() && from < self.rows.dims()[1] {
             return pass.with_mask(self.prefix_mask(from, to, &device)).open();

@@ -47,6 +47,7 @@ pub fn parse(mut fields: Fields, files: &TensorFiles) -> Result<Family, String> 
             text: text.spec.clone(),
             image_token,
             prefix: false,
+            memory: false,
         },
         vision,
         text,

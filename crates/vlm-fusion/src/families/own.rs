@@ -39,6 +39,7 @@ pub fn parse(mut fields: Fields, files: &TensorFiles) -> Result<Family, String> 
             text: text.spec.clone(),
             image_token,
             prefix,
+            memory: false,
         },
         vision,
         text,

@@ -73,6 +73,7 @@ impl Processor {
     /// How many tokens a piece of a picture takes.
     fn tokens(&self, spec: &GenerativeSpec, size: (usize, usize)) -> usize {
         match self.count {
+            _ if spec.memory => 0,
             Count::Model => rows_of(spec, size),
             Count::Fixed(count) => count,
             Count::Patches { patch, more, less } => {

@@ -97,6 +97,19 @@ impl GenerativeFolder {
     ) -> Result<Vec<Generation>, Error> {
         let model = &self.model;
         let mut quiet = |_: usize, _: i64| ControlFlow::Continue(());
+        if model.memory().is_some() {
+            let mut said = Vec::new();
+            for asked in asked {
+                let Some(first) = asked.first() else { continue };
+                let pictures = model.picture_rows(first.pictures())?;
+                let ids = asked.iter().map(|one| one.ids().to_vec()).collect();
+                let mut prompt = model.prompt_with(ids, vec![pictures; asked.len()])?;
+                let from = stream + said.len() as u64;
+                prompt.streams = (from..from + asked.len() as u64).collect();
+                said.extend(generate(model, &prompt, sampling, &mut quiet)?);
+            }
+            return Ok(said);
+        }
         let apart = model.prefix() || model.reads_question() || model.gates().is_some();
         if apart || !sampling.cached {
             let mut said = Vec::new();
@@ -154,6 +167,7 @@ impl GenerativeFolder {
                 padding: vec![0; of.len()],
                 prefix: None,
                 beside: None,
+                memory: None,
                 streams: of.iter().map(|i| stream + *i as u64).collect(),
             };
             let mut cache = beginning.clone();

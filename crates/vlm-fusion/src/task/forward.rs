@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use vlm_nn::ops::class_cross_entropy;
+use vlm_nn::adapter::Entries;
 use vlm_nn::{Between, Pass};
 
 use super::pack::{Row, mask};
@@ -17,6 +18,8 @@ pub struct Seen {
     pub states: Tensor<3>,
     /// Height and width of the pictures in pixels.
     pub size: (usize, usize),
+    /// How many of them each row is about.
+    pub of_rows: Vec<usize>,
 }
 
 impl GenerativeModel {
@@ -37,7 +40,8 @@ impl GenerativeModel {
         let device = self.device();
         let tokens = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
         let ids: Vec<i64> = rows.iter().flat_map(|row| filled(&row.ids, 0, tokens)).collect();
-        let pictures = pictures.map(|seen| {
+        let memory = self.remembered(rows.len(), pictures.as_ref())?;
+        let pictures = pictures.filter(|_| memory.is_none()).map(|seen| {
             let question = self.reads_question().then(|| self.questions(rows, &seen));
             let rows = self.fuse(seen.states, seen.size, question);
             let [pictures, each, width] = rows.dims();
@@ -52,7 +56,9 @@ impl GenerativeModel {
         let width = x.dims()[1];
         let x = x.reshape([rows.len(), tokens, width]);
         let mask = mask(rows, prefix, tokens, &device);
-        let mut pass = Pass::new().with_between(beside.as_ref().map(|b| b as &dyn Between));
+        let mut pass = Pass::new()
+            .with_between(beside.as_ref().map(|b| b as &dyn Between))
+            .with_memory(memory.as_ref());
         if mask.is_some() {
             let positions =
                 rows.iter().map(|row| filled(&row.positions, 0, tokens).collect()).collect();
@@ -70,6 +76,23 @@ impl GenerativeModel {
         let logits = self.text.logits(states.select(0, places).reshape([1, answers, width]));
         let vocabulary = logits.dims()[2];
         Ok(logits.reshape([answers, vocabulary]))
+    }
+
+    /// What the feed-forwards find of the pictures of rows, of a model with an adapter that keeps them there.
+    fn remembered(&self, rows: usize, seen: Option<&Seen>) -> Result<Option<Entries>, Error> {
+        let mut pictures = vec![None; rows];
+        if let (Some(seen), true) = (seen, self.memory().is_some()) {
+            let [_, each, width] = seen.states.dims();
+            let mut from = 0;
+            for (picture, count) in pictures.iter_mut().zip(&seen.of_rows) {
+                if *count > 0 {
+                    let own = seen.states.clone().narrow(0, from, *count);
+                    *picture = Some(own.reshape([count * each, width]));
+                }
+                from += count;
+            }
+        }
+        self.entries(&pictures)
     }
 
     /// What is asked of each picture, for a fusion that reads it: the row's text up to its first

@@ -256,6 +256,8 @@ impl GenerativeTask {
         looked: &mut usize,
     ) -> Result<Tensor<1>, BoxError> {
         let rows = &batch.rows[range.clone()];
+        let pieces_of = |of: &Vec<usize>| of.iter().map(|i| self.train.places[*i].pieces()).sum();
+        let of_rows = batch.pictures[range.clone()].iter().map(pieces_of).collect();
         let pictures: Vec<usize> = batch.pictures[range].iter().flatten().copied().collect();
         let pieces: usize = pictures.iter().map(|i| self.train.places[*i].pieces()).sum();
         let pixels = match batch.pixels.is_empty() {
@@ -264,7 +266,7 @@ impl GenerativeTask {
         };
         *looked += pieces;
         let vectors = self.seen.as_ref().map(|seen| (seen, &self.train));
-        let seen = self.seen(model, vectors, &pictures, pixels);
+        let seen = self.seen(model, vectors, (&pictures, of_rows), pixels);
         let prefix = self.prefixes(model, rows);
         let logits = model.foretell(rows, seen, prefix.as_deref())?;
         Ok(losses(logits, &answers(rows), &model.device()).sum())
@@ -351,6 +353,8 @@ impl Task for GenerativeTask {
                     Row::pack(&lessons)
                 })
                 .collect();
+            let pieces_of = |i: &usize| material.places[*i].pieces();
+            let of_rows = some.iter().map(|(_, of)| of.iter().map(pieces_of).sum()).collect();
             let pictures: Vec<usize> = some.iter().flat_map(|(_, of)| of.iter().copied()).collect();
             let pixels = match vectors {
                 Some(_) => Vec::new(),
@@ -360,7 +364,7 @@ impl Task for GenerativeTask {
                 }
             };
             let vectors = vectors.as_ref().map(|vectors| (vectors, material));
-            let seen = self.seen(model, vectors, &pictures, &pixels);
+            let seen = self.seen(model, vectors, (&pictures, of_rows), &pixels);
             let prefix = self.prefixes(model, &packed);
             let logits = model.foretell(&packed, seen, prefix.as_deref())?;
             let wanted = answers(&packed);

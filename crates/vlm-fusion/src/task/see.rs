@@ -89,7 +89,7 @@ impl GenerativeTask {
         &self,
         model: &GenerativeModel,
         known: Option<(&Vectors, &Material)>,
-        pictures: &[usize],
+        (pictures, of_rows): (&[usize], Vec<usize>),
         pixels: &[Pixels],
     ) -> Option<Seen> {
         if pictures.is_empty() {
@@ -106,6 +106,6 @@ impl GenerativeTask {
             }
             None => model.look_at(batch_pixels(pixels, &model.device())),
         };
-        Some(Seen { states, size: self.size })
+        Some(Seen { states, size: self.size, of_rows })
     }
 }

@@ -73,7 +73,7 @@ pub struct Map {
 }
 
 impl Map {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    pub(super) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         ops::linear(x, self.weight.val(), Some(self.bias.val()))
     }
 }

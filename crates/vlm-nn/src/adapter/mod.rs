@@ -11,6 +11,7 @@
 mod bottleneck;
 mod bypass;
 mod low_rank;
+mod memory;
 mod rows;
 mod scale;
 
@@ -23,6 +24,7 @@ use burn::tensor::{Distribution, Tensor};
 pub use bottleneck::{Bottleneck, Place};
 pub use bypass::{Bypass, Grouped, Map, Propagation, Skips, bypass};
 pub use low_rank::{LowRank, Ranks, Scaling};
+pub use memory::{Entries, Memory, memory};
 pub use rows::{Rows, front, lead, put_in_front, seen_in_front};
 pub use scale::{Scale, Side};
 
@@ -42,6 +44,8 @@ pub enum Part {
     Rows(Rows),
     /// A way past an attention, on the map of its queries: efficient attention skipping.
     Bypass(Bypass),
+    /// Rows beside those of feed-forwards, on the table of tokens: memory-space visual prompting.
+    Memory(Memory),
 }
 
 /// A part with the name of the adapter that it belongs to.
@@ -152,7 +156,7 @@ fn adapted(
         Part::Scale(part) => part.forward(x, |x| adapted(rest, x, bias, base, plain)),
         Part::Bottleneck(part) => part.forward(x, |x| adapted(rest, x, bias, base, plain)),
         // Whoever has a place for them asks for them.
-        Part::Rows(_) | Part::Bypass(_) => adapted(rest, x, bias, base, plain),
+        Part::Rows(_) | Part::Bypass(_) | Part::Memory(_) => adapted(rest, x, bias, base, plain),
     }
 }
 
@@ -165,7 +169,7 @@ impl Part {
         match self {
             Part::LowRank(part) => part.merged(weight),
             Part::Scale(part) => part.merged(weight),
-            Part::Rows(_) | Part::Bypass(_) => weight,
+            Part::Rows(_) | Part::Bypass(_) | Part::Memory(_) => weight,
             Part::Bottleneck(_) => panic!(
                 "a bottleneck is no change of a weight: only layers that ask for it can have one"
             ),
@@ -182,7 +186,7 @@ impl Part {
 
     /// Whether the weight can take it up for good.
     pub fn can_merge(&self) -> bool {
-        !matches!(self, Part::Bottleneck(_) | Part::Rows(_) | Part::Bypass(_))
+        matches!(self, Part::LowRank(_) | Part::Scale(_))
     }
 }
 
