@@ -169,6 +169,9 @@ impl RunConfig {
         if method.drops() {
             bail!("adapter.dropout leaves things out by chance, so that mezo would compare losses of two different models; set it to 0");
         }
+        if matches!(&adapter.method, AnyMethod::Eas(eas) if eas.searches()) {
+            bail!("with mezo, name the attentions that are skipped (--set layers=[...]): which of two parts a step uses must not change");
+        }
         if matches!(adapter.method, AnyMethod::LoraFa(_) | AnyMethod::Dylora(_)) {
             bail!("{} says what of a gradient is used, and mezo has none; take lora", method.name());
         }

@@ -69,6 +69,8 @@ fn every_method_makes_an_adapter_that_can_be_worn() {
         "series",
         "pfeiffer",
         "parallel",
+        "eas",
+        "memvp",
     ];
     let mut differ = 0;
     for method in methods {
@@ -78,6 +80,8 @@ fn every_method_makes_an_adapter_that_can_be_worn() {
         match method {
             "ia3" => &mut command,
             "prefix" | "prompt" => command.args(["--set", "tokens=3"]),
+            "eas" => command.args(["--set", "skip=1", "--set", "search=2", "--set", "size=4"]),
+            "memvp" => command.args(["--set", "scale=2.0"]),
             _ if narrow => command.args(["--set", "size=3"]),
             _ => command.args(["--set", "r=4"]),
         };
@@ -88,7 +92,7 @@ fn every_method_makes_an_adapter_that_can_be_worn() {
         assert!(!out.join("model").exists(), "{method}");
         differ += usize::from(said(Some(&adapter)) != plain);
     }
-    assert!(differ >= 11, "only {differ} of 13 adapters change what the model says");
+    assert!(differ >= 13, "only {differ} of 15 adapters change what the model says");
     assert!(weights() == before, "the model itself has changed");
 }
 
@@ -112,6 +116,86 @@ fn a_model_that_speaks_is_trained_inside_the_backward_pass() {
     command.arg("--data").arg(&data).arg("--out").arg(dir.join("packed"));
     let words = ["weights of four bits do not train"];
     refuses(command.args(["--batch", "1", "--optimizer", "lomo"]), 1, &words);
+}
+
+/// The search goes on where it stood.
+#[test]
+fn a_search_for_attentions_can_be_resumed() {
+    let dir = fresh("finetune-eas");
+    let data = data(&dir);
+    let run = |out: &Path| {
+        let mut command = vlm();
+        command.arg("finetune").arg("--model").arg(model()).args(["--method", "eas"]);
+        command.arg("--data").arg(&data).arg("--out").arg(out);
+        command.args(["--batch", "1", "--steps", "12", "--lr", "0.05"]);
+        for setting in
+            ["skip=1", "search=10", "search_every=2", "search_warmup=0.1", "train.checkpoint_every=6", "train.keep=9"]
+        {
+            command.args(["--set", setting]);
+        }
+        command
+    };
+    let (whole, again) = (dir.join("whole"), dir.join("again"));
+    works(&mut run(&whole));
+    let read = |run: &Path, file: &str| fs::read(run.join("adapter").join(file)).unwrap();
+    let config: serde_json::Value =
+        serde_json::from_slice(&read(&whole, "adapter_config.json")).unwrap();
+    let scores: Vec<f64> = serde_json::from_value(config["scores"].clone()).unwrap();
+    assert!(scores.len() == 2 && scores[0] != 0.0 && scores[0] != scores[1], "{scores:?}");
+    let best = if scores[0] > scores[1] { 0 } else { 1 };
+    assert_eq!(config["skipped_layers"], serde_json::json!([best]));
+    common::copy(&whole, &again);
+    fs::remove_dir_all(again.join("adapter")).unwrap();
+    fs::remove_dir_all(again.join("checkpoints/step-00000012")).unwrap();
+    works(run(&again).arg("--resume"));
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        assert!(read(&again, file) == read(&whole, file), "{file}");
+    }
+}
+
+#[test]
+fn what_eas_and_memvp_cannot_do_is_said() {
+    let dir = fresh("finetune-slots");
+    let data = data(&dir);
+    let refused = |method: &str, settings: &[&str], words: &[&str]| {
+        let mut command = finetune(method, &data, &dir.join("refused"));
+        command.args(settings.iter().flat_map(|setting| ["--set", setting]));
+        refuses(&mut command, 1, words);
+    };
+    refused("eas", &["skip=3"], &["skip is 3", "has 2 attentions"]);
+    refused("eas", &["layers=[2]"], &["layers names 2", "0 to 1"]);
+    refused("eas", &["layers=[1, 1]"], &["layers names 1 twice"]);
+    refused("eas", &["skip=2", "layers=[1]"], &["skip is 2, but layers names 1"]);
+    refused("eas", &["size=3"], &["size is 3; it must be even"]);
+    refused("eas", &[], &["a third is none; give skip"]);
+    refused("memvp", &["slots=3"], &["slots is 3", "sees 16 rows"]);
+    refused("memvp", &["lambda=0"], &["lambda is 0"]);
+    let mezo = ["optim.rule=mezo", "skip=1", "dropout=0"];
+    refused("eas", &mezo, &["name the attentions that are skipped"]);
+
+    // For another model, and for one that sees no pictures.
+    let out = dir.join("eas");
+    works(finetune("eas", &data, &out).args(["--set", "layers=[1]"]));
+    let config = out.join("adapter/adapter_config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    let wear = |words: &[&str]| {
+        let mut command = vlm();
+        command.arg("generate").arg("--model").arg(model()).arg("--adapter").arg(out.join("adapter"));
+        refuses(command.args(["--prompt", "what"]), 1, words);
+    };
+    fs::write(&config, text.replace("\"num_layers\": 2", "\"num_layers\": 30")).unwrap();
+    wear(&["is for a model of 30 attentions; this one has 2"]);
+    fs::write(&config, text.replace("    1\n", "    7\n")).unwrap();
+    wear(&["layers names 7"]);
+    fs::write(&config, text.replace("    1\n", "    0\n")).unwrap();
+    wear(&["is missing"]);
+    let encoders = dir.join("encoders");
+    fs::create_dir_all(&encoders).unwrap();
+    common::encoders(&encoders);
+    let mut command = vlm();
+    command.arg("finetune").arg("--model").arg(encoders.join("text")).args(["--method", "memvp"]);
+    command.arg("--data").arg(common::example("csv")).arg("--out").arg(dir.join("memvp"));
+    refuses(command.args(["--batch", "2"]), 1, &["memvp needs a model of pictures and text"]);
 }
 
 #[test]
@@ -214,7 +298,7 @@ fn an_adapter_goes_on_where_it_was_stopped_and_its_checkpoint_is_small() {
 #[test]
 fn methods_are_listed_and_compared() {
     let listed = works(vlm().arg("methods"));
-    assert!(listed.contains("lora-fa") && listed.lines().count() == 15, "{listed}");
+    assert!(listed.contains("lora-fa") && listed.lines().count() == 17, "{listed}");
     let counted = works(vlm().arg("methods").arg("--model").arg(model()));
     let lora = counted.lines().find(|line| line.starts_with("lora ")).unwrap();
     assert!(lora.contains(" %") && !lora.contains(" 0.00 %"), "{lora}");

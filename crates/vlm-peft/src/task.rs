@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
@@ -19,12 +20,14 @@ pub struct Adapted<'a, T> {
     adapter: Adapter,
     base: Base,
     seed: u64,
+    /// The step that is made, and how many batches of it have been seen.
+    at: Mutex<(u64, u64)>,
 }
 
 impl<'a, T: Task> Adapted<'a, T> {
     /// Trains `adapter`, which hangs on the task's model; `base` says where that is from.
     pub fn new(task: &'a T, adapter: Adapter, base: Base, seed: u64) -> Self {
-        Adapted { task, adapter, base, seed }
+        Adapted { task, adapter, base, seed, at: Mutex::default() }
     }
 }
 
@@ -37,6 +40,19 @@ impl<T: Task> Adapted<'_, T> {
         match &self.adapter.method {
             AnyMethod::Eas(eas) if eas.searches() => Some(eas),
             _ => None,
+        }
+    }
+
+    /// Lets what is dropped by chance derive from the seed, the step and the batch of it.
+    fn settle_chance(&self, model: &T::Model) {
+        if !self.adapter.method.get().drops() {
+            return;
+        }
+        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = at.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ at.1.wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        at.1 += 1;
+        if let Some(device) = model.devices().first() {
+            device.seed(self.seed.rotate_left(17) ^ number);
         }
     }
 
@@ -90,14 +106,17 @@ impl<T: Task> Task for Adapted<'_, T> {
         weight: f32,
         grads: &mut Grads,
     ) -> Result<StepReport, BoxError> {
+        self.settle_chance(model);
         self.task.gradients(model, batch, weight, grads)
     }
 
     fn loss(&self, model: T::Model, batch: &T::Batch) -> Result<(Tensor<1>, StepReport), BoxError> {
+        self.settle_chance(&model);
         self.task.loss(model, batch)
     }
 
     fn before_step(&self, step: u64) {
+        *self.at.lock().unwrap_or_else(PoisonError::into_inner) = (step, 0);
         if let AnyMethod::Dylora(method) = &self.adapter.method {
             method.ranks.use_first(method.rank_at(self.seed, step));
         }
@@ -132,24 +151,16 @@ impl<T: Task> Task for Adapted<'_, T> {
     fn state(&self) -> Vec<(String, TensorData)> {
         let mut state = self.task.state();
         if let Some(eas) = self.searching() {
-            let scores = eas.found.scores();
-            // As two halves each: a checkpoint holds no doubles.
-            let halves = scores.iter().flat_map(|score| {
-                let high = *score as f32;
-                [high, (*score - f64::from(high)) as f32]
-            });
-            let halves: Vec<f32> = halves.collect();
-            let shape = [scores.len(), 2];
-            state.push((SCORES.to_owned(), TensorData::new(halves, shape)));
+            let scores: Vec<f32> = eas.found.scores().iter().map(|score| *score as f32).collect();
+            let shape = [scores.len()];
+            state.push((SCORES.to_owned(), TensorData::new(scores, shape)));
         }
         state
     }
 
     fn restore(&self, state: &BTreeMap<String, TensorData>) -> Result<(), String> {
         if let (Some(eas), Some(scores)) = (self.searching(), state.get(SCORES)) {
-            let halves: Vec<f32> = scores.iter().collect();
-            let scores = halves.chunks(2).map(|of| of.iter().map(|x| f64::from(*x)).sum());
-            eas.found.restore(scores.collect())?;
+            eas.found.restore(scores.iter::<f32>().map(f64::from).collect())?;
         }
         self.task.restore(state)
     }

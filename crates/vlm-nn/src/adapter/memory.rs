@@ -117,3 +117,36 @@ pub fn memory(table: &Param<Tensor<2>>) -> Option<&Memory> {
     });
     parts.next_back()
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::TensorData;
+
+    use super::*;
+
+    /// The generator of methods.md, section 14.
+    fn numbers(rows: usize, [a, m, o]: [usize; 3]) -> Tensor<3> {
+        let value = |i: usize| (((i * a + o) % m) as f32 - (m / 2) as f32) / 16.0;
+        let values: Vec<f32> = (0..rows * 4).map(value).collect();
+        Tensor::from_data(TensorData::new(values, [1, rows, 4]), &Device::flex())
+    }
+
+    #[test]
+    fn the_term_has_its_published_value() {
+        let v = numbers(3, [7, 23, 5]) * 0.01;
+        let entries = Entries {
+            keys: vec![v.clone() + numbers(3, [5, 13, 3])],
+            values: vec![v + numbers(3, [3, 7, 1])],
+            scale: 0.1,
+            dropout: 0.0,
+        };
+        let said = entries.said(5, numbers(2, [11, 29, 4]), Activation::Silu);
+        let want = [
+            -0.001_870_8, 0.001_556_7, -0.000_294_2, 0.000_210_1, 0.005_998, -0.000_893_6,
+            0.004_844_9, -0.005_092_7,
+        ];
+        for (got, want) in said.into_data().iter::<f32>().zip(want) {
+            assert!((got - want).abs() < 2e-7, "{got} and {want}");
+        }
+    }
+}
