@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use vlm_contrastive::{Dual, JoinedFolder};
 use vlm_encoders::{Blueprint, DualFolder, Encoder, FourBitConfig, TextFolder, TextSpec};
 use vlm_fusion::task::{GenerativeConfig, Part};
+use vlm_nn::BlockConfig;
 use vlm_fusion::{GenerativeFolder, Plan};
 use vlm_peft::{
     Adapter, AnyMethod, Base, Beside, Biases, Error, Names, Shape, Sight, Targets, attach_with,
-    load, merge, use_ranks,
+    fold, load, merge, use_ranks,
 };
 
 use crate::config::ModelConfig;
@@ -67,7 +68,7 @@ impl AdapterConfig {
     pub fn attach_generative<M: Module>(
         &self,
         model: M,
-        plan: &Plan,
+        (plan, size): (&Plan, Option<(usize, usize)>),
         generative: &GenerativeConfig,
         seed: u64,
     ) -> Result<(M, Adapter, Base)> {
@@ -75,19 +76,19 @@ impl AdapterConfig {
             true => plan.in_memory(path, rank),
             false => None,
         };
-        let (model, adapter) = self.for_plan(plan)?.hung(model, NAME, &names, seed)?;
+        let (model, adapter) = self.for_plan(plan, size)?.hung(model, NAME, &names, seed)?;
         let base = self.base(generative.from.as_deref(), Some(&plan.spec.text), "CAUSAL_LM");
         Ok((model, adapter, base))
     }
 
-    /// The same for a model of pictures and text.
+    /// The same for a model of pictures and text; `size` are height and width of the pictures, if all have one.
     ///
     /// # Errors
     /// If the method cannot hang on such a model.
-    pub fn for_plan(&self, plan: &Plan) -> Result<Self> {
+    pub fn for_plan(&self, plan: &Plan, size: Option<(usize, usize)>) -> Result<Self> {
         let mut config = self.clone();
         if let AnyMethod::Memvp(memvp) = &mut config.method {
-            memvp.sight = Some(sight(plan)?);
+            memvp.sight = Some(sight(plan, size)?);
         }
         Ok(config)
     }
@@ -171,7 +172,7 @@ impl AdapterConfig {
 ///
 /// # Errors
 /// If its pictures are no rows that could stand there.
-fn sight(plan: &Plan) -> Result<Sight> {
+fn sight(plan: &Plan, size: Option<(usize, usize)>) -> Result<Sight> {
     let spec = &plan.spec;
     let kind = spec.fusion.kind();
     if spec.fusion.reads_question() || spec.fusion.rows_beside() > 0 {
@@ -179,7 +180,7 @@ fn sight(plan: &Plan) -> Result<Sight> {
     }
     Ok(Sight {
         width: spec.fused_width(),
-        rows: spec.seen_tokens(spec.vision.image),
+        rows: spec.seen_tokens(size.unwrap_or(spec.vision.image)),
         blocks: spec.text.blocks.len(),
     })
 }
@@ -197,6 +198,9 @@ pub struct AdapterArgs {
     /// A folder with an adapter for the model, as peft writes it.
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
+    /// Let feed-forwards take up what stands in place of skipped attentions (eas without a router).
+    #[arg(long, requires = "adapter")]
+    pub fold: bool,
     /// Only so many ranks of the adapter: for one that DyLoRA trained.
     #[arg(long, value_name = "N", requires = "adapter", value_parser = output::count)]
     pub adapter_ranks: Option<usize>,
@@ -209,12 +213,14 @@ pub struct Worn<'a> {
     pub dir: &'a Path,
     /// So many of its ranks; all if not given.
     pub ranks: Option<usize>,
+    /// Whether feed-forwards take up what stands in place of attentions.
+    pub fold: bool,
 }
 
 impl<'a> Worn<'a> {
     /// All of an adapter.
     pub fn of(dir: &'a Path) -> Self {
-        Worn { dir, ranks: None }
+        Worn { dir, ranks: None, fold: false }
     }
 }
 
@@ -222,7 +228,7 @@ impl AdapterArgs {
     /// What is to be put on.
     pub fn worn(&self) -> Option<Worn<'_>> {
         let dir = self.adapter.as_deref()?;
-        Some(Worn { dir, ranks: self.adapter_ranks })
+        Some(Worn { dir, ranks: self.adapter_ranks, fold: self.fold })
     }
 }
 
@@ -231,6 +237,8 @@ impl AdapterArgs {
 struct Wear<'a> {
     adapter: Worn<'a>,
     device: &'a Device,
+    /// The blocks of the part that reads text, if there is one.
+    blocks: Option<&'a BlockConfig>,
 }
 
 impl Change for Wear<'_> {
@@ -238,6 +246,13 @@ impl Change for Wear<'_> {
         let (mut model, adapter) = load(model, NAME, self.adapter.dir, names, self.device)?;
         if let Some(ranks) = self.adapter.ranks {
             model = use_ranks(model, &adapter, ranks)?;
+        }
+        if self.adapter.fold {
+            let Some(blocks) = self.blocks else {
+                let reason = "--fold is of decoders whose attentions are skipped";
+                return Err(Error::Setting(reason.to_owned()));
+            };
+            return fold(model, &adapter, blocks);
         }
         if has_four_bits(&model) {
             return Ok(model);
@@ -269,9 +284,10 @@ pub fn open_generative(
     if let Some(adapter) = adapter {
         let plan = &folder.plan;
         let names = |path: &str, rank: usize| plan.in_memory(path, rank);
-        folder.model = Wear { adapter, device }.change(folder.model.clone(), &names)?;
+        let blocks = folder.plan.spec.text.blocks.first();
+        folder.model = Wear { adapter, device, blocks }.change(folder.model.clone(), &names)?;
         if let Some(memory) = folder.model.memory() {
-            let (want, found) = (sight(plan)?.width, memory.picture_width());
+            let (want, found) = (plan.spec.fused_width(), memory.picture_width());
             if want != found {
                 let dir = adapter.dir.display();
                 bail!("{dir}: is for pictures of {found} values a row; this model sees {want}");
@@ -294,7 +310,12 @@ pub fn open_encoder(
 ) -> Result<Encoder> {
     let mut encoder = Encoder::open_packed(dir, four_bit, device)?;
     if let Some(adapter) = adapter {
-        change_encoder(&mut encoder, &mut Wear { adapter, device })?;
+        let blocks = match &encoder {
+            Encoder::Text(folder) => folder.plan.spec.blocks.first().cloned(),
+            Encoder::Dual(folder) => folder.plan.spec.text.blocks.first().cloned(),
+            Encoder::Vision(_) => None,
+        };
+        change_encoder(&mut encoder, &mut Wear { adapter, device, blocks: blocks.as_ref() })?;
         match &mut encoder {
             Encoder::Text(TextFolder { plan, model, .. }) => {
                 leave_places(&mut plan.spec, front(&model.text.tokens))?;

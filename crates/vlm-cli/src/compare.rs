@@ -68,6 +68,8 @@ struct Row {
     trained_values: u64,
     peak_memory_bytes: u64,
     step_seconds: f64,
+    /// Of a model that speaks.
+    answer_seconds: Option<f64>,
     #[serde(skip)]
     losses: Vec<(f64, f64)>,
 }
@@ -181,7 +183,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
 fn row(method: &str, runs: &[PathBuf], tests: usize) -> Result<Row> {
     let mut measure = String::new();
     let mut values = vec![Vec::new(); tests.max(1)];
-    let (mut trained, mut memory, mut seconds) = (0, 0, Vec::new());
+    let (mut trained, mut memory, mut seconds, mut answers) = (0, 0, Vec::new(), Vec::new());
     for run in runs {
         let path = run.join("summary.json");
         let wrong = || format!("{}: is no summary of a run; delete its folder", path.display());
@@ -203,6 +205,7 @@ fn row(method: &str, runs: &[PathBuf], tests: usize) -> Result<Row> {
         trained = cost.values().filter_map(|part| part["trainable"].as_u64()).sum();
         memory = memory.max(cost.get("peak_memory_bytes").and_then(Value::as_u64).unwrap_or(0));
         seconds.extend(cost.get("step_seconds").and_then(Value::as_f64));
+        answers.extend(cost.get("answer_seconds").and_then(Value::as_f64));
     }
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
     let middle = mean(&values[0]);
@@ -224,6 +227,7 @@ fn row(method: &str, runs: &[PathBuf], tests: usize) -> Result<Row> {
         trained_values: trained,
         peak_memory_bytes: memory,
         step_seconds: mean(&seconds),
+        answer_seconds: (!answers.is_empty()).then(|| mean(&answers)),
         losses: losses.collect(),
     })
 }
@@ -239,6 +243,7 @@ fn cells(row: &Row) -> Vec<String> {
         format!("{:.3} M", row.trained_values as f64 / 1e6),
         output::size(row.peak_memory_bytes),
         format!("{:.3}", row.step_seconds),
+        row.answer_seconds.map_or_else(|| "–".into(), |seconds| format!("{seconds:.3}")),
         row.runs.to_string(),
     ]);
     cells
@@ -249,7 +254,7 @@ fn head(rows: &[Row]) -> Vec<String> {
     let mut head = vec!["method".to_owned(), measure.to_owned(), "±".to_owned()];
     let also = rows.first().map_or(0, |row| row.also.len());
     head.extend((0..also).map(|number| format!("on set {}", number + 2)));
-    head.extend(["trained", "peak memory", "s a step", "runs"].map(str::to_owned));
+    head.extend(["trained", "peak memory", "s a step", "s an answer", "runs"].map(str::to_owned));
     head
 }
 
@@ -321,6 +326,7 @@ mod tests {
                     "cost": {
                         "text": { "trainable": 1_500_000, "values": 9 },
                         "peak_memory_bytes": 2_000_000_000u64, "step_seconds": 0.25,
+                        "answer_seconds": value * 2.0,
                     },
                 });
                 std::fs::write(run.join("summary.json"), summary.to_string()).unwrap();
@@ -331,9 +337,9 @@ mod tests {
         let rows = [row("lora", &runs, 1).unwrap()];
         assert_eq!(
             table(&rows),
-            "| method | accuracy | ± | trained | peak memory | s a step | runs |\n\
-             |---|--:|--:|--:|--:|--:|--:|\n\
-             | lora | 60.00 | 14.14 | 1.500 M | 2.00 GB | 0.250 | 2 |\n"
+            "| method | accuracy | ± | trained | peak memory | s a step | s an answer | runs |\n\
+             |---|--:|--:|--:|--:|--:|--:|--:|\n\
+             | lora | 60.00 | 14.14 | 1.500 M | 2.00 GB | 0.250 | 1.200 | 2 |\n"
         );
         std::fs::write(runs[0].join("summary.json"), "{}").unwrap();
         assert!(row("lora", &runs, 1).is_err());

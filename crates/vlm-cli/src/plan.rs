@@ -135,6 +135,19 @@ pub fn rows(folder: &mut AnyFolder, step: &Step) -> Result<Vec<Option<Row>>> {
     let mut rows = Vec::new();
     for method in &methods::ALL {
         let config = method.config()?;
+        let config = match (config, &*folder) {
+            (Some(config), AnyFolder::Generative(folder)) => {
+                match config.for_plan(&folder.plan, folder.images.output_size()) {
+                    Ok(config) => Some(config),
+                    // It has no place in this model.
+                    Err(_) => {
+                        rows.push(None);
+                        continue;
+                    }
+                }
+            }
+            (config, _) => config,
+        };
         // The image tower of a model that speaks is left as it is.
         let locked = matches!(folder, AnyFolder::Generative(_)).then_some("vision.");
         let batch = step.batch;

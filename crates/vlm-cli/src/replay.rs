@@ -137,8 +137,12 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
     let mut folder = AnyFolder::open(from, config.four_bit(), &device.clone().autodiff())?;
     let dual = matches!(folder, AnyFolder::Encoder(Encoder::Dual(_)));
     let staged = StagedDir::new(&args.out).with_context(|| out.to_string())?;
-    let adapter = config.adapter.as_ref();
-    let adapter = adapter.map(|config| (config, config.base_of(&folder, from), staged.path()));
+    let mut adapter = config.adapter.clone();
+    if let (Some(config), AnyFolder::Generative(folder)) = (&mut adapter, &folder) {
+        *config = config.for_plan(&folder.plan, folder.images.output_size())?;
+    }
+    let adapter =
+        adapter.as_ref().map(|config| (config, config.base_of(&folder, from), staged.path()));
     let mut making = Making { replay: &replay, steps, dual, adapter, foreign: false };
     folder.change(&mut making)?;
     if making.foreign {

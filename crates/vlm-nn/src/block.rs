@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use crate::params::blank;
-use crate::adapter::bypass;
+use crate::adapter::{Past, bypass};
 use crate::pass::mean_of_seen;
 use crate::{Activation, Attention, AttentionConfig, FeedForward, Norm, NormKind, Pass, Rotary};
 
@@ -212,19 +212,27 @@ impl Block {
         let past = bypass(&self.attention.q.weight);
         let norms = (&self.norm1, self.norm1_after.as_ref());
         let mut in_place = None;
+        let mut heard = None;
         let x = match past {
-            Some((true, past)) if self.place == NormPlace::Post => {
+            Some(Past::Instead(past)) if self.place == NormPlace::Post => {
                 self.norm1.forward(past.forward(x, |x| way.mean(&self.attention, x)))
             }
-            Some((true, past)) => {
+            Some(Past::Instead(past)) => {
                 let seen = self.norm1.forward(x.clone());
-                in_place = Some(past.forward(seen, |x| way.mean(&self.attention, x)));
+                let seen = past.forward(seen, |x| way.mean(&self.attention, x));
+                in_place = Some(self.norm2.stretched(seen));
+                x
+            }
+            Some(Past::Folded(past)) => {
+                let seen = self.norm1.forward(x.clone());
+                heard = Some(past.heard(seen.clone(), |x| way.mean(&self.attention, x)));
+                in_place = Some(seen);
                 x
             }
             past => self.residual(x, norms, self.scale1.as_ref(), |x| {
                 let x = match past {
-                    Some((_, front)) => front.forward(x, |x| way.mean(&self.attention, x)),
-                    None => x,
+                    Some(Past::Front(front)) => front.forward(x, |x| way.mean(&self.attention, x)),
+                    _ => x,
                 };
                 way.attend(&self.attention, x)
             }),
@@ -245,7 +253,10 @@ impl Block {
             }
             // What was normed for the attention goes on to the feed-forward: it is not normed again.
             Some(seen) => {
-                let y = self.fed(self.norm2.stretched(seen), way);
+                let y = match heard {
+                    Some(heard) => self.feed_forward.forward_with(seen, heard),
+                    None => self.fed(seen, way),
+                };
                 let y = match &self.scale2 {
                     Some(scale) => y * scale.val().unsqueeze(),
                     None => y,

@@ -42,6 +42,23 @@ impl FeedForward {
         self.activation
     }
 
+    /// `[..., width]` to the same, with something added to the inner values and to those of the gate.
+    pub fn forward_with(
+        &self,
+        x: Tensor<3>,
+        (more, of_gate): (Tensor<3>, Option<Tensor<3>>),
+    ) -> Tensor<3> {
+        let inner = self.up.forward(x.clone()) + more;
+        let inner = match (&self.gate, of_gate) {
+            (Some(gate), Some(of_gate)) => {
+                ops::gated(gate.forward(x) + of_gate, inner, self.activation)
+            }
+            (Some(gate), None) => ops::gated(gate.forward(x), inner, self.activation),
+            (None, _) => ops::activate(inner, self.activation),
+        };
+        self.down.forward(inner)
+    }
+
     /// `[..., width]` to the same.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let inner = match &self.gate {

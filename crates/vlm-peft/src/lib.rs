@@ -68,7 +68,7 @@ pub use attach::{
 };
 pub use bottleneck::{Bottleneck, Form, Start};
 pub use cost::{Cost, Load, Trained, cost};
-pub use eas::{Bandit, Eas, Search};
+pub use eas::{Bandit, Eas, Search, fold};
 pub use error::Error;
 pub use files::{Base, Shape, load, save};
 pub use front::{Prefix, PrefixStart, Prompt, PromptStart};

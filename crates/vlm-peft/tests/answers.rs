@@ -10,7 +10,7 @@ use vlm_fusion::decode::{Decode, Prompt, Sampling, generate};
 use vlm_fusion::task::{Lesson, Row, Seen};
 use vlm_fusion::{GenerativeFolder, GenerativeModel};
 use vlm_nn::params::{self, Init};
-use vlm_peft::{AnyMethod, Eas, Memvp, Sight, attach};
+use vlm_peft::{AnyMethod, Eas, Memvp, Sight, attach, fold};
 
 fn device() -> Device {
     Device::flex()
@@ -73,6 +73,47 @@ fn said(model: &GenerativeModel, prompt: &Prompt, cached: bool) -> Vec<Vec<i64>>
     let mut quiet = |_: usize, _: i64| ControlFlow::Continue(());
     let all = generate(model, prompt, &sampling, &mut quiet).unwrap();
     all.into_iter().map(|one| one.ids).collect()
+}
+
+/// Folded, a model says what it said: prompts and answers, one and several.
+#[test]
+fn folded_is_unfolded() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../vlm-fusion/tests/golden/generative/llava-clip");
+    let folder = GenerativeFolder::open(&dir, &device()).unwrap();
+    let names = |path: &str, rank: usize| folder.plan.in_memory(path, rank);
+    let blocks = &folder.plan.spec.text.blocks[0];
+    for (layers, router) in [(vec![1], false), (vec![0, 1], false), (vec![1], true)] {
+        let method = AnyMethod::Eas(Eas { layers, router, size: 4, ..Default::default() });
+        let model = folder.model.clone().train();
+        let (model, adapter) = attach(model, "one", &method, None, &names, 1).unwrap();
+        let fill = &mut |path: &str, shape: &[usize]| {
+            let mine = path.contains(".adapters.parts.");
+            Ok::<_, ()>(mine.then(|| params::drawn(Init::Normal(0.4), shape, 5, path)))
+        };
+        let model = params::replace(model, fill).unwrap().valid();
+        let folded = match fold(model.clone(), &adapter, blocks) {
+            Ok(folded) => folded,
+            Err(error) => {
+                assert!(router && error.to_string().contains("router=false"), "{error}");
+                continue;
+            }
+        };
+        assert!(!router);
+        let prompt = prompt(&model, &TEXTS);
+        let states = |model: &GenerativeModel| -> Vec<f32> {
+            let tokens = prompt.rows.dims()[1];
+            let mut pass = prompt.pass(0, tokens, model.context());
+            model.extend(prompt.rows.clone(), &mut pass).into_data().iter().collect()
+        };
+        let (a, b) = (states(&model), states(&folded));
+        let largest = a.iter().fold(1f32, |most, x| most.max(x.abs()));
+        for (a, b) in a.iter().zip(&b) {
+            assert!((a - b).abs() < 1e-5 * largest, "{a} and, folded, {b}");
+        }
+        assert_eq!(said(&folded, &prompt, true), said(&model, &prompt, true));
+        assert_eq!(said(&folded, &prompt, false), said(&model, &prompt, true));
+    }
 }
 
 const TEXTS: [(usize, &[i64]); 3] = [(1, &[20, 21, 22]), (2, &[30]), (3, &[9, 40, 41, 42, 43, 44, 45])];

@@ -175,7 +175,7 @@ fn attentions_are_skipped_as_the_paper_has_it() {
             let golden = Golden::of(&case);
             let said = propagation(&golden, if front { "front" } else { "bypass" });
             let (instead, front) = if front { (None, Some(said)) } else { (Some(said), None) };
-            let part = Bypass { instead, front, layer: 0, skips: None };
+            let part = Bypass { instead, front, folded: None, layer: 0, skips: None };
             let block = hang(block(&golden, gated), Part::Bypass(part));
             let x = golden.tensor::<3>("x").require_grad();
             let y = block.forward(x.clone(), None);
@@ -226,6 +226,7 @@ fn a_switch_decides_between_two() {
     let part = Bypass {
         instead: Some(propagation(&golden, "bypass")),
         front: Some(propagation(&other, "front")),
+        folded: None,
         layer: 3,
         skips: Some(skips.clone()),
     };

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Error, Result, bail};
 use burn::tensor::Device;
@@ -12,7 +13,7 @@ use vlm_fusion::GenerativeFolder;
 use vlm_fusion::metrics::{Expected, Table, Task, table};
 use vlm_fusion::task::{Batching, GenerativeConfig, GenerativeTask, Part};
 use vlm_peft::Adapted;
-use vlm_train::Card;
+use vlm_train::{Card, Series};
 
 use super::joined::{Pace, features_of};
 use super::{Facts, Run};
@@ -42,7 +43,8 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
     folder.plan.spec.memory = config.adapter.as_ref().is_some_and(AdapterConfig::remembers);
     let facts = facts(&folder, generative);
     let plan = folder.plan.clone();
-    let rows = folder.images.output_size().map(|size| folder.rows_of(size));
+    let size = folder.images.output_size();
+    let rows = size.map(|size| folder.rows_of(size));
     let batching = batching(config);
     let pace = Pace::default();
     let told = |what: &str, done: usize, of: usize| pace.tell(what, done, of);
@@ -60,7 +62,7 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
         None => run.train(&task, model, task.samples(), &config.optim)?,
         Some(adapter) => {
             let (model, adapter, base) =
-                adapter.attach_generative(model, &plan, generative, config.seed)?;
+                adapter.attach_generative(model, (&plan, size), generative, config.seed)?;
             let mut optim = config.optim.clone();
             optim.lr_scale.extend(adapter.rates(&model));
             let task_of_adapter = Adapted::new(&task, adapter, base, config.seed);
@@ -80,7 +82,12 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
         let worn = adapter.as_deref().map(Worn::of);
         let folder = adapter::open_generative(&model, worn, four_bit, device)?;
         for (eval, data) in &evals {
+            let began = Instant::now();
             let asked = Asked::new(&folder, &model, (data, eval.limit), generative)?;
+            let seconds = began.elapsed().as_secs_f64() / asked.said.len().max(1) as f64;
+            if measured.is_empty() {
+                trained.cost.insert("answer_seconds".into(), json!(seconds));
+            }
             measured.push((eval, asked));
         }
     }
@@ -95,6 +102,9 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
             ("Learning rate", "", &[("train", "lr")]),
         ],
     )?;
+    if let Some(scores) = adapter.as_deref().and_then(attention_scores) {
+        report.curve("What skipping an attention is worth", "block", "score", &scores);
+    }
     let (mut metrics, mut lines) = (Vec::new(), Vec::new());
     for (eval, asked) in &measured {
         for table in &asked.tables {
@@ -105,6 +115,20 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
         report.gallery(&format!("Answers: {}", eval.name), note, &asked.cards()?);
     }
     run.finish(&trained, metrics, &report.render(), &lines)
+}
+
+/// The scores that a search for attentions found, and those that are skipped, as an adapter's file has them.
+fn attention_scores(adapter: &Path) -> Option<Vec<Series>> {
+    let text = std::fs::read_to_string(adapter.join("adapter_config.json")).ok()?;
+    let config: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let scores: Vec<f64> = serde_json::from_value(config.get("scores")?.clone()).ok()?;
+    let skipped: Vec<usize> = serde_json::from_value(config.get("skipped_layers")?.clone()).ok()?;
+    let point = |layer: usize| Some((layer as f64, *scores.get(layer)?));
+    let series = |name: &str, points| Series { name: name.to_owned(), points };
+    Some(vec![
+        series("all", (0..scores.len()).filter_map(point).collect()),
+        series("skipped", skipped.into_iter().filter_map(point).collect()),
+    ])
 }
 
 /// The model that a run begins with, and the folder of its image tower.

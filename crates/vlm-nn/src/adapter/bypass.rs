@@ -20,6 +20,8 @@ pub struct Bypass {
     pub instead: Option<Propagation>,
     /// In front of the attention.
     pub front: Option<Propagation>,
+    /// What is left of `instead` once the feed-forward has taken it up.
+    pub folded: Option<Folded>,
     /// The place of the block in its stack.
     #[module(skip)]
     pub layer: usize,
@@ -29,14 +31,118 @@ pub struct Bypass {
 }
 
 impl Bypass {
-    /// What it is at the time: whether the attention is skipped, and by what, or what stands in front of it.
-    pub fn now(&self) -> Option<(bool, &Propagation)> {
+    /// What it is at the time.
+    pub fn now(&self) -> Option<Past<'_>> {
+        if let Some(folded) = &self.folded {
+            return Some(Past::Folded(folded));
+        }
         let skipped = match &self.skips {
             Some(skips) => skips.contains(self.layer),
             None => self.instead.is_some(),
         };
-        let part = if skipped { &self.instead } else { &self.front };
-        part.as_ref().map(|part| (skipped, part))
+        match skipped {
+            true => self.instead.as_ref().map(Past::Instead),
+            false => self.front.as_ref().map(Past::Front),
+        }
+    }
+}
+
+/// What is to be done at an attention.
+#[derive(Clone, Copy, Debug)]
+pub enum Past<'a> {
+    /// It is skipped, and this stands in its place.
+    Instead(&'a Propagation),
+    /// The same, taken up by the feed-forward.
+    Folded(&'a Folded),
+    /// It stays, with this in front of it.
+    Front(&'a Propagation),
+}
+
+/// What is left of a [`Propagation`] in place of an attention once its feed-forward has taken it up: what is heard of
+/// other tokens goes straight to the feed-forward's inner values, and so do constants.
+#[derive(Module, Debug)]
+pub struct Folded {
+    /// A, to the mean.
+    pub global: Map,
+    /// From the mean to what is added in front of the activation.
+    pub up: Map,
+    /// The same of the gate.
+    pub gate: Option<Map>,
+}
+
+impl Folded {
+    /// What is added to the inner values, and to those of the gate, for the normed `x: [batch, tokens, width]`.
+    pub fn heard(
+        &self,
+        x: Tensor<3>,
+        mean: impl FnOnce(Tensor<3>) -> Tensor<3>,
+    ) -> (Tensor<3>, Option<Tensor<3>>) {
+        let mean = mean(self.global.forward(x));
+        let gate = self.gate.as_ref().map(|gate| gate.forward(mean.clone()));
+        (self.up.forward(mean), gate)
+    }
+}
+
+/// What a feed-forward's first maps become with a [`Propagation`] in front of them.
+#[derive(Debug)]
+pub struct Fold {
+    /// The new maps `[width, inner]`, in the order in which they were given.
+    pub weights: Vec<Tensor<2>>,
+    /// What is left.
+    pub left: Folded,
+}
+
+impl Propagation {
+    /// Takes this up in the maps `[width, inner]` behind it: that of the inner values, and that of the gate if there is
+    /// one. Between stand a factor for each value, `[width]`, and perhaps a constant.
+    ///
+    /// `None` if it has a router: its weights differ from token to token, and no map is all of them.
+    pub fn folded(
+        &self,
+        maps: &[Tensor<2>],
+        (factors, constant): (Tensor<1>, Option<Tensor<1>>),
+    ) -> Option<Fold> {
+        let (Some(global), None) = (&self.global, &self.router) else { return None };
+        let (local, bias) = (self.local.weight.val(), self.local.bias.val());
+        let [groups, input, output] = self.up.weight.val().dims();
+        // B as one matrix, [inner, width].
+        let part = |group: usize| {
+            let own = self.up.weight.val().narrow(0, group, 1).reshape([input, output]);
+            let device = own.device();
+            let beside = |count: usize| Tensor::<2>::zeros([input, count * output], &device);
+            Tensor::cat(vec![beside(group), own, beside(groups - 1 - group)], 1)
+        };
+        let up = Tensor::cat((0..groups).map(part).collect(), 0);
+        let half = 0.5 * self.scale;
+        let width = factors.dims()[0];
+        let device = factors.device();
+        let straight = Tensor::<2>::eye(width, &device) + local.matmul(up.clone()) * half;
+        let still = bias.unsqueeze::<2>().matmul(up.clone()).reshape([width]) * half
+            + self.up.bias.val() * self.scale;
+        let scaled = |x: Tensor<2>| x * factors.clone().unsqueeze::<2>();
+        let still = still * factors.clone();
+        let still = match constant {
+            Some(constant) => still + constant,
+            None => still,
+        };
+        let heard = scaled(up * half);
+        let straight = scaled(straight);
+        let param1 = |x: Tensor<1>| Param::from_tensor(x);
+        let map = |weight: &Tensor<2>| {
+            let inner = weight.dims()[1];
+            Map {
+                weight: Param::from_tensor(heard.clone().matmul(weight.clone())),
+                bias: param1(
+                    still.clone().unsqueeze::<2>().matmul(weight.clone()).reshape([inner]),
+                ),
+            }
+        };
+        let mut left = maps.iter().map(map);
+        let up = left.next()?;
+        Some(Fold {
+            weights: maps.iter().map(|weight| straight.clone().matmul(weight.clone())).collect(),
+            left: Folded { global: global.clone(), up, gate: left.next() },
+        })
     }
 }
 
@@ -164,9 +270,8 @@ impl Propagation {
     }
 }
 
-/// What is to be done at an attention whose queries this weight makes: whether it is skipped, and by what, or
-/// what stands in front of it.
-pub fn bypass(weight: &Param<Tensor<2>>) -> Option<(bool, &Propagation)> {
+/// What is to be done at an attention whose queries this weight makes.
+pub fn bypass(weight: &Param<Tensor<2>>) -> Option<Past<'_>> {
     let adapters = weight.reparameterization::<Adapters>()?;
     let mut parts = adapters.active().into_iter().filter_map(|part| match part {
         Part::Bypass(part) => part.now(),

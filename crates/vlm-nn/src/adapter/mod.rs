@@ -22,7 +22,7 @@ use burn::module::{Module, ModuleVisitor, Param, Reparameterization, Reparameter
 use burn::tensor::{Distribution, Tensor};
 
 pub use bottleneck::{Bottleneck, Place};
-pub use bypass::{Bypass, Grouped, Map, Propagation, Skips, bypass};
+pub use bypass::{Bypass, Fold, Folded, Grouped, Map, Past, Propagation, Skips, bypass};
 pub use low_rank::{LowRank, Ranks, Scaling};
 pub use memory::{Entries, Memory, memory};
 pub use rows::{Rows, front, lead, put_in_front, seen_in_front};

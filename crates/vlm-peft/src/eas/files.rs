@@ -2,7 +2,7 @@
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
-use vlm_nn::adapter::{Bypass, Grouped, Map, Propagation};
+use vlm_nn::adapter::{Bypass, Grouped, Map, Past, Propagation};
 
 use super::{Eas, GROUPS};
 
@@ -11,8 +11,12 @@ pub const KINDS: [&str; 2] = ["bypass", "front"];
 
 /// What counts at the time, by the ends of the names.
 pub fn stored(part: &Bypass) -> Vec<(String, TensorData)> {
-    let Some((skipped, said)) = part.now() else { return Vec::new() };
-    let kind = KINDS[usize::from(!skipped)];
+    let (kind, said) = match part.now() {
+        Some(Past::Instead(said)) => (KINDS[0], said),
+        Some(Past::Front(said)) => (KINDS[1], said),
+        // What was folded is in other weights.
+        Some(Past::Folded(_)) | None => return Vec::new(),
+    };
     let mut all = Vec::new();
     let mut add = |name: &str, weight: TensorData, bias: &Param<Tensor<1>>| {
         all.push((format!("{kind}.{name}.weight"), weight));
@@ -99,5 +103,5 @@ pub fn made<E>(
         dropout: eas.dropout,
     };
     let (instead, front) = if skipped { (Some(said), None) } else { (None, Some(said)) };
-    Ok(Bypass { instead, front, layer, skips: None })
+    Ok(Bypass { instead, front, folded: None, layer, skips: None })
 }

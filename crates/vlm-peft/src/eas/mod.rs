@@ -2,6 +2,7 @@
 
 mod bandit;
 pub(crate) mod files;
+mod fold;
 mod search;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use crate::lora::{check_dropout, number};
 use crate::{Error, Method, Site, Targets, Weight};
 
 pub use bandit::Bandit;
+pub use fold::fold;
 pub use search::Search;
 
 /// How many times as wide what stands in place of an attention is as what stands in front of one.
@@ -246,6 +248,7 @@ impl Method for Eas {
         Ok(Part::Bypass(Bypass {
             instead: instead.then(|| self.propagation(site, weight, seed, ("bypass", wide))),
             front: front.then(|| self.propagation(site, weight, seed, ("front", narrow))),
+            folded: None,
             layer,
             skips: self.searches().then(|| self.found.skips()),
         }))
