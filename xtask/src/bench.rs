@@ -1,6 +1,7 @@
 //! `cargo xtask bench`.
 
 mod rules;
+mod slots;
 mod table;
 
 use std::ffi::OsString;
@@ -63,6 +64,9 @@ enum Name {
     /// Memory of training all weights by each update rule, from 10 to 500 million of them, and a page with
     /// the curves
     Memory,
+    /// Answers of SmolLM2-135M with a third of its attentions skipped, and its steps and answers with pictures
+    /// in memory in place of tokens
+    Slots,
     /// Peak memory of CLIP's gradients as the batch grows, in chunks and whole
     Chunks,
     /// The operations with a backward of their own, beside plain Burn
@@ -93,6 +97,10 @@ pub fn run(args: &Args) -> Result<()> {
         }
         Name::Memory => rules::run(args),
         Name::Chunks => chunks(args),
+        Name::Slots => {
+            smollm2(args)?;
+            slots::run(args)
+        }
         Name::Ops => {
             shell::run(build::program("bench-ops", args.backend)?.args(&args.arguments))?;
             Ok(())
