@@ -21,6 +21,25 @@ pub fn blank<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor
     )
 }
 
+/// The same module with places without memory in place of its values: for whoever needs its shape alone.
+pub fn emptied<M: Module>(module: M) -> M {
+    struct Emptier;
+    impl ModuleMapper for Emptier {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (id, device, shape) = (param.id, param.lazy_device(), param.lazy_shape());
+            let (zeros, trains) = (shape.clone(), param.is_require_grad());
+            Param::uninitialized(
+                id,
+                move |device, grad| Tensor::zeros(zeros, device).set_require_grad(grad),
+                device,
+                trains,
+                shape,
+            )
+        }
+    }
+    module.map(&mut Emptier)
+}
+
 /// What is known of a parameter without touching its values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParamInfo {

@@ -42,6 +42,27 @@ pub struct Checkpoint {
     pub average: BTreeMap<String, TensorData>,
 }
 
+/// A tensor that is to be written, read when its turn comes: no more than one is in memory twice.
+pub struct Kept<'a> {
+    name: String,
+    shape: Vec<usize>,
+    read: Box<dyn Fn() -> TensorData + 'a>,
+}
+
+impl<'a> Kept<'a> {
+    /// A tensor of that name and shape.
+    pub fn new(name: String, shape: Vec<usize>, read: impl Fn() -> TensorData + 'a) -> Self {
+        Kept { name, shape, read: Box::new(read) }
+    }
+}
+
+impl From<(String, TensorData)> for Kept<'_> {
+    fn from((name, data): (String, TensorData)) -> Self {
+        let shape = data.shape().to_vec();
+        Kept::new(name, shape, move || data.clone())
+    }
+}
+
 impl Progressed {
     /// Whether the run has this configuration; `path` is the checkpoint, for the message.
     ///
@@ -88,20 +109,22 @@ impl Checkpoint {
     pub fn write(
         dir: &Path,
         progressed: &Progressed,
-        parts: [Vec<(String, TensorData)>; 3],
+        parts: [Vec<Kept<'_>>; 3],
     ) -> Result<PathBuf, Error> {
         let target = dir.join(format!("step-{:08}", progressed.step));
         let staged = StagedDir::new(&target)?;
         for (name, part) in PARTS.iter().zip(parts) {
-            let mut part: BTreeMap<String, TensorData> = part.into_iter().collect();
-            let specs: Vec<TensorSpec> = part
-                .iter()
-                .map(|(name, data)| TensorSpec { name: name.clone(), shape: data.shape().to_vec() })
-                .collect();
+            let part: BTreeMap<String, Kept<'_>> =
+                part.into_iter().map(|kept| (kept.name.clone(), kept)).collect();
+            let spec = |kept: &Kept<'_>| TensorSpec {
+                name: kept.name.clone(),
+                shape: kept.shape.clone(),
+            };
+            let specs: Vec<TensorSpec> = part.values().map(spec).collect();
             let path = staged.path().join(format!("{name}.safetensors"));
             let empty = || TensorData::new(Vec::<f32>::new(), [0]);
             write_tensors(&path, Float::F32, &[], &specs, &mut |name| {
-                part.remove(name).unwrap_or_else(empty)
+                part.get(name).map_or_else(empty, |kept| (kept.read)())
             })?;
         }
         write_file(&staged.path().join(STATE), &mut |w| {

@@ -1,6 +1,6 @@
 //! What a locked tower says of pictures and texts, kept on disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
@@ -63,9 +63,9 @@ impl FeatureCache {
         let dir = self.dir.join(format!("{:032x}", hash(about)));
         std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         let keys: Vec<u128> = items.iter().map(hash).collect();
-        let mut known = known(&dir);
-        let missing: Vec<usize> =
-            (0..items.len()).filter(|i| !known.contains_key(&keys[*i])).collect();
+        let mut files = known(&dir);
+        let there: HashSet<u128> = files.iter().flat_map(|(_, keys)| keys.iter().copied()).collect();
+        let missing: Vec<usize> = (0..items.len()).filter(|i| !there.contains(&keys[*i])).collect();
         let there = items.len() - missing.len();
         for (i, block) in missing.chunks(BLOCK).enumerate() {
             progress(there + i * BLOCK, items.len());
@@ -76,21 +76,47 @@ impl FeatureCache {
                 made.values.extend(part.values);
             }
             let keys: Vec<u128> = block.iter().map(|item| keys[*item]).collect();
-            write(&dir.join(format!("{:032x}.safetensors", hash(&keys))), &keys, &made)?;
-            known.extend(keys.iter().enumerate().map(|(row, key)| (*key, made.row(row).to_vec())));
+            let path = dir.join(format!("{:032x}.safetensors", hash(&keys)));
+            write(&path, &keys, &made)?;
+            files.push((path, keys));
         }
-        let mut all = Vectors::default();
-        for (key, item) in keys.iter().zip(items) {
-            let row = known.get(key).ok_or_else(|| format!("{item}: no vector was made"))?;
-            if all.width != 0 && all.width != row.len() {
-                return Err(
-                    format!("{}: vectors of different widths; delete it", dir.display()).into()
-                );
+        placed(&dir, files, &keys, items)
+    }
+}
+
+/// The vectors of items, file by file: none but those that are asked for are ever in memory twice.
+fn placed(
+    dir: &Path,
+    files: Vec<(PathBuf, Vec<u128>)>,
+    keys: &[u128],
+    items: &[String],
+) -> Result<Vectors, BoxError> {
+    let mut places: HashMap<u128, Vec<usize>> = HashMap::new();
+    for (item, key) in keys.iter().enumerate() {
+        places.entry(*key).or_default().push(item);
+    }
+    let mut all = Vectors::default();
+    for (path, own) in files {
+        if !own.iter().any(|key| places.contains_key(key)) {
+            continue;
+        }
+        let Some(block) = read(&path, own.len()) else { continue };
+        if all.width == 0 {
+            all = Vectors { width: block.width, values: vec![0.0; items.len() * block.width] };
+        } else if all.width != block.width {
+            let dir = dir.display();
+            return Err(format!("{dir}: vectors of different widths; delete it").into());
+        }
+        for (row, key) in own.iter().enumerate() {
+            for item in places.remove(key).into_iter().flatten() {
+                let at = item * all.width;
+                all.values[at..at + all.width].copy_from_slice(block.row(row));
             }
-            all.width = row.len();
-            all.values.extend(row);
         }
-        Ok(all)
+    }
+    match places.into_values().flatten().min() {
+        None => Ok(all),
+        Some(item) => Err(format!("{}: no vector was made", items[item]).into()),
     }
 }
 
@@ -103,32 +129,32 @@ fn hash(of: impl Hash) -> u128 {
     u128::from(half(1)) << 64 | u128::from(half(2))
 }
 
-/// All that a folder holds.
-fn known(dir: &Path) -> HashMap<u128, Vec<f32>> {
+/// The files of a folder, and which vectors each holds.
+fn known(dir: &Path) -> Vec<(PathBuf, Vec<u128>)> {
     let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut known = HashMap::new();
-    for (keys, block) in files.filter_map(|file| read(&file.path())) {
-        for (row, key) in keys.into_iter().enumerate() {
-            known.insert(key, block.row(row).to_vec());
-        }
-    }
-    known
+    files.filter_map(|file| Some((file.path(), held(&file.path())?))).collect()
 }
 
-fn read(path: &Path) -> Option<(Vec<u128>, Vectors)> {
+/// Which vectors a file holds, if it is whole.
+fn held(path: &Path) -> Option<Vec<u128>> {
     if path.file_name()?.to_str()?.starts_with('.') || path.extension()? != "safetensors" {
         return None; // What a kill left.
     }
     let files = TensorFiles::open_file(path).ok()?;
-    let (data, keys) = (files.read("vectors").ok()?, files.read("items").ok()?);
-    let (shape, wide) = (data.shape().to_vec(), keys.shape().to_vec());
+    let keys = files.read("items").ok()?;
+    let (shape, wide) = (files.shape("vectors")?, keys.shape().to_vec());
     let fits = shape.len() == 2 && shape[1] > 0 && wide == [shape[0], PIECES];
     let pieces: Vec<f32> = keys.iter().collect();
     let join = |key: &[f32]| key.iter().fold(0u128, |key, piece| key << 16 | *piece as u128);
-    fits.then(|| {
-        let keys = pieces.chunks_exact(PIECES).map(join).collect();
-        (keys, Vectors { values: data.iter().collect(), width: shape[1] })
-    })
+    fits.then(|| pieces.chunks_exact(PIECES).map(join).collect())
+}
+
+fn read(path: &Path, rows: usize) -> Option<Vectors> {
+    let files = TensorFiles::open_file(path).ok()?;
+    let width = *files.shape("vectors")?.get(1)?;
+    let mut values = Vec::new();
+    files.read_into("vectors", &mut values).ok()?;
+    (width > 0 && values.len() == rows * width).then_some(Vectors { values, width })
 }
 
 fn write(path: &Path, keys: &[u128], block: &Vectors) -> Result<(), BoxError> {

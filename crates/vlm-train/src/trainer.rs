@@ -12,7 +12,7 @@ use vlm_nn::ops::Precision;
 use vlm_nn::params;
 
 use crate::{
-    Average, BoxError, Checkpoint, Error, MetricsLog, OptimConfig, Progress, Progressed, Rule,
+    Average, BoxError, Checkpoint, Error, Kept, MetricsLog, OptimConfig, Progress, Progressed, Rule,
     RunDir, Schedule, Shape, StopFlag, Task, Turn, Turned, Unturned, Validation, describe, frozen,
     run_dir,
 };
@@ -375,14 +375,18 @@ impl Trainer<'_> {
         if let Some(path) = not_finite(&state.model) {
             return Err(self.bad_weights(&state.at, &path));
         }
-        let (mut weights, trained) = (Vec::new(), frozen::trained(&state.model));
-        params::read_chosen(&state.model, &|path| trained.contains(path), &mut |path, data| {
-            weights.push((path.to_owned(), data));
+        let model = &state.model;
+        let weights = params::list(model).into_iter().filter(|param| param.trainable);
+        let weights = weights.map(|param| {
+            let path = param.path.clone();
+            Kept::new(param.path, param.shape, move || params::read_one(model, &path))
         });
+        let weights: Vec<Kept<'_>> = weights.collect();
         let average = state.average.as_ref().map(Average::state).unwrap_or_default();
         let mut changing = state.rule.state();
         changing.extend(task.state().into_iter().map(|(name, data)| (format!("{OF_TASK}{name}"), data)));
-        let parts = [weights, changing, average];
+        let kept = |all: Vec<(String, TensorData)>| all.into_iter().map(Kept::from).collect();
+        let parts = [weights, kept(changing), kept(average)];
         Checkpoint::write(&self.run.checkpoints(), &state.at, parts)?;
         Ok(())
     }

@@ -179,7 +179,8 @@ fn progressed(step: u64) -> Progressed {
 }
 
 fn write(dir: &Path, step: u64) -> PathBuf {
-    let tensor = |name: &str, x: f32| (name.to_owned(), TensorData::new(vec![x, -x], [1, 2]));
+    let tensor =
+        |name: &str, x: f32| (name.to_owned(), TensorData::new(vec![x, -x], [1, 2])).into();
     let parts =
         [vec![tensor("b", 0.1), tensor("a", f32::MIN_POSITIVE)], vec![tensor("a.m", 3.0)], vec![]];
     Checkpoint::write(dir, &progressed(step), parts).unwrap()

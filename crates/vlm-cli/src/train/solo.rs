@@ -8,6 +8,7 @@ use vlm_contrastive::Loss;
 use vlm_contrastive::solo::{Solo, SoloTask, nearest};
 use vlm_datasets::Dataset;
 use vlm_encoders::{Blueprint, Encoder, TextFolder, TextSpec, VisionFolder};
+use vlm_nn::params::emptied;
 use vlm_peft::Adapted;
 
 use super::{Facts, Run};
@@ -15,8 +16,11 @@ use crate::adapter::{Worn, open_encoder};
 use crate::{output, report};
 
 /// An encoder of pictures.
-pub fn pictures(run: &Run<'_>, folder: VisionFolder) -> Result<ExitCode> {
-    let (plan, model) = (folder.plan.clone(), folder.model.clone());
+pub fn pictures(run: &Run<'_>, mut folder: VisionFolder) -> Result<ExitCode> {
+    let plan = folder.plan.clone();
+    // The task keeps the shape alone.
+    let shape = emptied(folder.model.clone());
+    let model = std::mem::replace(&mut folder.model, shape);
     let block = &plan.spec.block;
     let facts =
         vec![("image tower", format!("{} layers, width {}", plan.spec.layers, block.width))];
@@ -28,7 +32,9 @@ pub fn texts(run: &Run<'_>, mut folder: TextFolder) -> Result<ExitCode> {
     if let Some(adapter) = &run.config.adapter {
         adapter.make_room(&mut folder.plan.spec)?;
     }
-    let (plan, model) = (folder.plan.clone(), folder.model.clone());
+    let plan = folder.plan.clone();
+    let shape = emptied(folder.model.clone());
+    let model = std::mem::replace(&mut folder.model, shape);
     let facts = vec![(
         "text tower",
         format!("{} layers, width {}", plan.spec.blocks.len(), plan.spec.shape.width),

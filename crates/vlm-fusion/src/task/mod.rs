@@ -19,6 +19,7 @@ use burn::tensor::{Tensor, TensorData};
 use vlm_datasets::{Conversations, Error as DataError, order};
 use vlm_encoders::Float;
 use vlm_encoders::image::Pixels;
+use vlm_nn::params::emptied;
 use vlm_train::{BoxError, FeatureCache, Grads, StepReport, Task, Validation, Vectors};
 
 pub use ask::ask;
@@ -107,7 +108,10 @@ impl GenerativeTask {
             }
         }
         task.fit();
-        let model = task.trained_parts(task.folder.model.clone().train());
+        // The task keeps the shape alone: what trains is there once, and can be written in place.
+        let shape = emptied(task.folder.model.clone());
+        let model = std::mem::replace(&mut task.folder.model, shape);
+        let model = task.trained_parts(model.train());
         Ok((task, model))
     }
 
