@@ -20,9 +20,7 @@ use vlm_fullft::{AdaLomo, AdaLomoConfig, Lomo, LomoConfig, Mezo, MezoConfig};
 use vlm_nn::ops::class_cross_entropy;
 use vlm_nn::params;
 use vlm_store::{TensorSpec, write_file, write_tensors};
-use vlm_train::{
-    AdamW, Grads, OptimConfig, Optimizer, Report, Series, Sgd, keep_freed_memory,
-};
+use vlm_train::{AdamW, Grads, OptimConfig, Optimizer, Report, Series, Sgd, keep_freed_memory};
 
 /// Measure training steps of all weights by one rule, and print them as a line of JSON
 #[derive(Parser)]
@@ -360,7 +358,8 @@ fn made(size: Size, models: &Path) -> Result<PathBuf> {
     let specs: Vec<TensorSpec> =
         specs.into_iter().map(|(name, shape)| TensorSpec { name, shape }).collect();
     let mut noise = Noise(millions.unwrap_or_default() as u64);
-    let find = |name: &str| specs.iter().find(|spec| spec.name == name).map(|spec| spec.shape.clone());
+    let find =
+        |name: &str| specs.iter().find(|spec| spec.name == name).map(|spec| spec.shape.clone());
     write_tensors(&dir.join("model.safetensors"), Float::Bf16, &[], &specs, &mut |name| {
         let shape = find(name).unwrap_or_default();
         let len = shape.iter().product();
@@ -376,8 +375,7 @@ fn made(size: Size, models: &Path) -> Result<PathBuf> {
 /// A page with curves of readings, a line of JSON each.
 fn page(from: &Path, to: &Path) -> Result<()> {
     let text = std::fs::read_to_string(from).with_context(|| from.display().to_string())?;
-    let readings: Vec<Value> =
-        text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let readings: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let rules: Vec<(Rule, String)> = Rule::value_variants()
         .iter()
         .filter_map(|rule| Some((*rule, rule.to_possible_value()?.get_name().to_owned())))
@@ -400,7 +398,8 @@ fn page(from: &Path, to: &Path) -> Result<()> {
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
             points
         };
-        let series = rules.iter().map(|(_, name)| Series { name: name.clone(), points: points(name) });
+        let series =
+            rules.iter().map(|(_, name)| Series { name: name.clone(), points: points(name) });
         series.filter(|series| !series.points.is_empty()).collect()
     };
     let mut report = Report::new("Training all weights: memory by update rule");
@@ -418,19 +417,22 @@ fn page(from: &Path, to: &Path) -> Result<()> {
             }
         }
     }
-    let header = ["model", "batch", "rule", "weights", "gradients", "state", "activations", "live", "peak"];
-    let keys = ["weights_mib", "gradients_mib", "state_mib", "activations_mib", "live_mib", "peak_mib"];
-    let rows: Vec<Vec<String>> = readings
-        .iter()
-        .map(|r| {
-            let text = |key: &str| r[key].as_str().unwrap_or_default().to_owned();
-            let mut row = vec![text("model"), r["batch"].to_string(), text("task")];
-            row.extend(keys.iter().map(|key| {
-                r[*key].as_f64().map_or_else(|| "–".into(), |mib| format!("{mib:.0}"))
-            }));
-            row
-        })
-        .collect();
+    let header =
+        ["model", "batch", "rule", "weights", "gradients", "state", "activations", "live", "peak"];
+    let keys =
+        ["weights_mib", "gradients_mib", "state_mib", "activations_mib", "live_mib", "peak_mib"];
+    let rows: Vec<Vec<String>> =
+        readings
+            .iter()
+            .map(|r| {
+                let text = |key: &str| r[key].as_str().unwrap_or_default().to_owned();
+                let mut row = vec![text("model"), r["batch"].to_string(), text("task")];
+                row.extend(keys.iter().map(|key| {
+                    r[*key].as_f64().map_or_else(|| "–".into(), |mib| format!("{mib:.0}"))
+                }));
+                row
+            })
+            .collect();
     let note = "MiB. Gradients: all that are alive together; activations: what waits for the backward \
                 pass; live: the most that was allocated at once; peak: as the system counts it.";
     report.table("Bytes by kind", &header, &rows, note);

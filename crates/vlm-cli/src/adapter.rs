@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use vlm_contrastive::{Dual, JoinedFolder};
 use vlm_encoders::{Blueprint, DualFolder, Encoder, FourBitConfig, TextFolder, TextSpec};
 use vlm_fusion::task::{GenerativeConfig, Part};
-use vlm_nn::BlockConfig;
 use vlm_fusion::{GenerativeFolder, Plan};
+use vlm_nn::BlockConfig;
 use vlm_peft::{
     Adapter, AnyMethod, Base, Beside, Biases, Error, Names, Shape, Sight, Targets, attach_with,
     fold, load, merge, use_ranks,
@@ -242,7 +242,11 @@ struct Wear<'a> {
 }
 
 impl Change for Wear<'_> {
-    fn change<M: Module + ModuleDisplay>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
+    fn change<M: Module + ModuleDisplay>(
+        &mut self,
+        model: M,
+        names: &Names<'_>,
+    ) -> Result<M, Error> {
         let (mut model, adapter) = load(model, NAME, self.adapter.dir, names, self.device)?;
         if let Some(ranks) = self.adapter.ranks {
             model = use_ranks(model, &adapter, ranks)?;

@@ -162,18 +162,28 @@ impl RunConfig {
     /// What cannot be combined with slopes in place of gradients.
     fn check_mezo(&self) -> Result<()> {
         if self.train.average > 0.0 {
-            bail!("train.average is {}: mezo's steps are too small for an average to matter, and a run could not be replayed; leave it out", self.train.average);
+            bail!(
+                "train.average is {}: mezo's steps are too small for an average to matter, and a run could not be replayed; leave it out",
+                self.train.average
+            );
         }
         let Some(adapter) = &self.adapter else { return Ok(()) };
         let method = adapter.method.get();
         if method.drops() {
-            bail!("adapter.dropout leaves things out by chance, so that mezo would compare losses of two different models; set it to 0");
+            bail!(
+                "adapter.dropout leaves things out by chance, so that mezo would compare losses of two different models; set it to 0"
+            );
         }
         if matches!(&adapter.method, AnyMethod::Eas(eas) if eas.searches()) {
-            bail!("with mezo, name the attentions that are skipped (--set layers=[...]): which of two parts a step uses must not change");
+            bail!(
+                "with mezo, name the attentions that are skipped (--set layers=[...]): which of two parts a step uses must not change"
+            );
         }
         if matches!(adapter.method, AnyMethod::LoraFa(_) | AnyMethod::Dylora(_)) {
-            bail!("{} says what of a gradient is used, and mezo has none; take lora", method.name());
+            bail!(
+                "{} says what of a gradient is used, and mezo has none; take lora",
+                method.name()
+            );
         }
         Ok(())
     }

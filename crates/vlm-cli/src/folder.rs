@@ -35,7 +35,11 @@ pub trait Change {
     ///
     /// # Errors
     /// As the change.
-    fn change<M: Module + ModuleDisplay>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error>;
+    fn change<M: Module + ModuleDisplay>(
+        &mut self,
+        model: M,
+        names: &Names<'_>,
+    ) -> Result<M, Error>;
 }
 
 impl AnyFolder {

@@ -65,7 +65,11 @@ struct Merging<'a> {
 }
 
 impl Change for Merging<'_> {
-    fn change<M: Module + ModuleDisplay>(&mut self, mut model: M, names: &Names<'_>) -> Result<M, Error> {
+    fn change<M: Module + ModuleDisplay>(
+        &mut self,
+        mut model: M,
+        names: &Names<'_>,
+    ) -> Result<M, Error> {
         let mut all: Vec<Adapter> = Vec::new();
         for (i, dir) in self.adapters.iter().enumerate() {
             let (with, adapter) = load(model, &format!("{i}"), Path::new(dir), names, self.device)?;

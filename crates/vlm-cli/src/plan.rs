@@ -217,7 +217,11 @@ struct Planning<'a> {
 }
 
 impl Change for Planning<'_> {
-    fn change<M: Module + ModuleDisplay>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
+    fn change<M: Module + ModuleDisplay>(
+        &mut self,
+        model: M,
+        names: &Names<'_>,
+    ) -> Result<M, Error> {
         let all = values(&model, &|_| true);
         self.values = all;
         let Some(config) = &self.config else {

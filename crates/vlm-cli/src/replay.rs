@@ -170,7 +170,11 @@ impl Replay {
         });
         let rates: Vec<f32> = rates.take(self.slopes.len() + 1).collect();
         if rates.len() != self.slopes.len() {
-            return Err(format!("learning rates for {} of {} steps", rates.len(), self.slopes.len()));
+            return Err(format!(
+                "learning rates for {} of {} steps",
+                rates.len(),
+                self.slopes.len()
+            ));
         }
         let steps = rates.into_iter().zip(&self.slopes);
         Ok(steps.map(|(lr, slopes)| MezoStep { lr, slopes: slopes.clone() }).collect())
@@ -196,7 +200,11 @@ struct Inside<M: Module> {
 }
 
 impl Change for Making<'_> {
-    fn change<M: Module + ModuleDisplay>(&mut self, model: M, names: &Names<'_>) -> Result<M, Error> {
+    fn change<M: Module + ModuleDisplay>(
+        &mut self,
+        model: M,
+        names: &Names<'_>,
+    ) -> Result<M, Error> {
         if !self.dual {
             return self.made(model, names);
         }

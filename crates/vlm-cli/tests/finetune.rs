@@ -128,9 +128,14 @@ fn a_search_for_attentions_can_be_resumed() {
         command.arg("finetune").arg("--model").arg(model()).args(["--method", "eas"]);
         command.arg("--data").arg(&data).arg("--out").arg(out);
         command.args(["--batch", "1", "--steps", "12", "--lr", "0.05"]);
-        for setting in
-            ["skip=1", "search=10", "search_every=2", "search_warmup=0.1", "train.checkpoint_every=6", "train.keep=9"]
-        {
+        for setting in [
+            "skip=1",
+            "search=10",
+            "search_every=2",
+            "search_warmup=0.1",
+            "train.checkpoint_every=6",
+            "train.keep=9",
+        ] {
             command.args(["--set", setting]);
         }
         command
@@ -180,7 +185,12 @@ fn what_eas_and_memvp_cannot_do_is_said() {
     let text = fs::read_to_string(&config).unwrap();
     let wear = |words: &[&str]| {
         let mut command = vlm();
-        command.arg("generate").arg("--model").arg(model()).arg("--adapter").arg(out.join("adapter"));
+        command
+            .arg("generate")
+            .arg("--model")
+            .arg(model())
+            .arg("--adapter")
+            .arg(out.join("adapter"));
         refuses(command.args(["--prompt", "what"]), 1, words);
     };
     fs::write(&config, text.replace("\"num_layers\": 2", "\"num_layers\": 30")).unwrap();

@@ -30,10 +30,8 @@ fn turned(files: &TensorFiles, name: &str) -> Vec<f32> {
 }
 
 fn net(files: &TensorFiles, bias: bool, device: &Device) -> Net {
-    let net = Net {
-        first: Linear::new(48, 64, bias, device),
-        second: Linear::new(64, 20, bias, device),
-    };
+    let net =
+        Net { first: Linear::new(48, 64, bias, device), second: Linear::new(64, 20, bias, device) };
     let start = if bias { "start" } else { "bare" };
     params::replace(net, &mut |path, shape| {
         let values = turned(files, &format!("{start}.{path}"));

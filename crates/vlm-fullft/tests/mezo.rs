@@ -53,7 +53,10 @@ fn the_slope_of_a_quadratic_is_exact() {
             (0..2).map(|i| f64::from(begin[i] - end[i]) / (f64::from(step.lr) * slope)).collect();
         // Hθ = (1, −1.5).
         let want = z[0] * 1.0 + z[1] * -1.5;
-        assert!((slope - want).abs() < 1e-3 * want.abs().max(0.1), "eps {eps}: {slope}, not {want}");
+        assert!(
+            (slope - want).abs() < 1e-3 * want.abs().max(0.1),
+            "eps {eps}: {slope}, not {want}"
+        );
         assert!(model.theta.is_require_grad());
     }
 }
@@ -119,7 +122,8 @@ fn a_seed_is_a_run_and_its_steps_are_the_weights() {
             seed: 11,
             directions,
             weight_decay: 0.1,
-            lr_scale: [("blocks.0.mlp".to_owned(), 3.0), ("blocks.1.attention".to_owned(), 0.0)].into(),
+            lr_scale: [("blocks.0.mlp".to_owned(), 3.0), ("blocks.1.attention".to_owned(), 0.0)]
+                .into(),
             ..Default::default()
         };
         let (model, rule, begin) = run(config.clone(), 20);

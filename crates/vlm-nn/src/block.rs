@@ -3,8 +3,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use crate::params::blank;
 use crate::adapter::{Past, bypass};
+use crate::params::blank;
 use crate::pass::mean_of_seen;
 use crate::{Activation, Attention, AttentionConfig, FeedForward, Norm, NormKind, Pass, Rotary};
 
@@ -248,9 +248,7 @@ impl Block {
         };
         let norms = (&self.norm2, self.norm2_after.as_ref());
         match in_place {
-            None => {
-                self.residual(x, norms, self.scale2.as_ref(), |x| self.fed(x, way))
-            }
+            None => self.residual(x, norms, self.scale2.as_ref(), |x| self.fed(x, way)),
             // What was normed for the attention goes on to the feed-forward: it is not normed again.
             Some(seen) => {
                 let y = match heard {
@@ -303,6 +301,8 @@ impl Block {
 }
 
 /// How a block is gone through.
+// There is one at a time.
+#[allow(clippy::large_enum_variant)]
 enum Way<'a, 'b> {
     /// By itself, with a mask.
     Alone(Option<Tensor<3>>),

@@ -58,7 +58,8 @@ fn numbers_do_not_depend_on_each_other() {
     for shift in [1, 2, 8, 15, 16, 17, 31, 32, 64] {
         let product = mean((0..LEN).map(|i| z[i] * z[i + shift]), LEN);
         assert!(product.abs() < error, "shifted by {shift}: {product}");
-        let squares = mean((0..LEN).map(|i| (z[i].powi(2) - 1.0) * (z[i + shift].powi(2) - 1.0)), LEN);
+        let squares =
+            mean((0..LEN).map(|i| (z[i].powi(2) - 1.0) * (z[i + shift].powi(2) - 1.0)), LEN);
         assert!(squares.abs() < 2.0 * error, "squares shifted by {shift}: {squares}");
     }
     for key in [1, 2, 1 << 31, 1 << 32, u64::MAX] {
@@ -80,7 +81,8 @@ fn a_place_has_its_number() {
 /// There and back, a thousand times, and nothing has changed.
 #[test]
 fn moves_are_taken_back_exactly() {
-    let begin: Vec<f32> = (0..5000).map(|i| ((i * 37 % 1009) as f32 / 1009.0 - 0.5) * 0.9).collect();
+    let begin: Vec<f32> =
+        (0..5000).map(|i| ((i * 37 % 1009) as f32 / 1009.0 - 0.5) * 0.9).collect();
     let begin = host(nudge(flat(&begin), still(0)));
     let mut x = flat(&begin);
     for key in 0..1000 {

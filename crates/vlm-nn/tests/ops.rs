@@ -406,12 +406,9 @@ fn a_table_is_looked_up_and_multiplied_with() {
         let device = x.clone().inner().device();
         Tensor::<2, Int>::from_data([[0, 3, 3], [5, 1, 0]], &device)
     };
-    check(
-        "lookup",
-        &[[6, 4]],
-        &|x| ops::lookup(x[0].clone(), ids(&x[0])),
-        &|x| x[0].clone().select(0, ids(&x[0]).reshape([6])).reshape([2, 3, 4]),
-    );
+    check("lookup", &[[6, 4]], &|x| ops::lookup(x[0].clone(), ids(&x[0])), &|x| {
+        x[0].clone().select(0, ids(&x[0]).reshape([6])).reshape([2, 3, 4])
+    });
     for (n, k, m) in [(3, 8, 5), (1, 17, 40), (130, 33, 70)] {
         check(
             "scores",

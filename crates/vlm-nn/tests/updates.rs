@@ -19,7 +19,8 @@ fn drained(
     let given = Arc::new(Mutex::new(Vec::new()));
     let sink = given.clone();
     let leaf = make();
-    let hook = ops::Hook::new(&ops::Meter::default(), move |arrived| sink.lock().unwrap().push(arrived));
+    let hook =
+        ops::Hook::new(&ops::Meter::default(), move |arrived| sink.lock().unwrap().push(arrived));
     let (weight, _guard) = ops::sink(leaf.clone(), hook);
     let grads = forward(weight).backward();
     assert!(leaf.grad(&grads).is_none());

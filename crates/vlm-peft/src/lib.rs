@@ -44,6 +44,7 @@
 
 mod attach;
 mod bottleneck;
+mod config_file;
 #[cfg(feature = "train")]
 mod correction;
 mod cost;

@@ -81,7 +81,8 @@ impl Memvp {
         };
         let slots = self.slots.unwrap_or(sight.rows);
         if slots < sight.rows {
-            let reason = format!("slots is {slots}, but the model sees {} rows of a picture", sight.rows);
+            let reason =
+                format!("slots is {slots}, but the model sees {} rows of a picture", sight.rows);
             return Err(Error::Setting(reason));
         }
         Ok((sight, slots))

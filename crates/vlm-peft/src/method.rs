@@ -5,7 +5,8 @@ use serde_json::{Map, Value};
 use vlm_nn::adapter::Part;
 
 use crate::{
-    Bottleneck, DyLora, Eas, Error, Ia3, Lora, LoraFa, LoraPlus, Memvp, Prefix, Prompt, Site, Targets, Weight,
+    Bottleneck, DyLora, Eas, Error, Ia3, Lora, LoraFa, LoraPlus, Memvp, Prefix, Prompt, Site,
+    Targets, Weight,
 };
 
 /// What of a model a method hangs on.

@@ -49,7 +49,8 @@ impl<T: Task> Adapted<'_, T> {
             return;
         }
         let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = at.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ at.1.wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        let number =
+            at.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ at.1.wrapping_mul(0xD6E8_FEB8_6659_FD93);
         at.1 += 1;
         if let Some(device) = model.devices().first() {
             device.seed(self.seed.rotate_left(17) ^ number);

@@ -79,7 +79,15 @@ fn eas(layers: Vec<usize>, router: bool) -> AnyMethod {
 fn memvp(shared: bool) -> AnyMethod {
     let sight = Some(Sight { width: 16, rows: 16, blocks: 2 });
     let slots = Some(18);
-    AnyMethod::Memvp(Memvp { slots, size: 6, dropout: 0.0, shared, sight, lambda: 0.5, ..Default::default() })
+    AnyMethod::Memvp(Memvp {
+        slots,
+        size: 6,
+        dropout: 0.0,
+        shared,
+        sight,
+        lambda: 0.5,
+        ..Default::default()
+    })
 }
 
 fn golden(name: &str) -> PathBuf {
@@ -260,7 +268,11 @@ fn llava() {
             shared: 0,
         };
         let states = model.look_at(pixels(1, 16));
-        flat(model.foretell(&[row], Some(Seen { states, size: (16, 16), of_rows: vec![1] }), None).unwrap())
+        flat(
+            model
+                .foretell(&[row], Some(Seen { states, size: (16, 16), of_rows: vec![1] }), None)
+                .unwrap(),
+        )
     });
 }
 

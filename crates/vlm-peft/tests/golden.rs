@@ -115,6 +115,7 @@ fn stored<M: Module>(
             Part::Scale(part) => found.push((name("ia3_l"), vector(part.factors.val()))),
             Part::Bottleneck(_) => unreachable!("peft has none"),
             Part::Rows(part) => rows.push((part.rows.val(), matrix(part.rows.val()))),
+            Part::Bypass(_) | Part::Memory(_) => unreachable!("peft has no such method"),
         }
     }
     found.extend(whole(model, adapter, grads));
@@ -299,7 +300,11 @@ fn speaking(family: &str, model: &str) {
             shared: 0,
         };
         let states = model.look_at(expected.pixels());
-        flat(model.foretell(&[row], Some(Seen { states, size: (16, 16), of_rows: vec![1] }), None).unwrap())
+        flat(
+            model
+                .foretell(&[row], Some(Seen { states, size: (16, 16), of_rows: vec![1] }), None)
+                .unwrap(),
+        )
     });
 }
 

@@ -147,7 +147,8 @@ fn gradients<M: Module>(golden: &Golden, model: &M, grads: &Gradients) -> usize 
             if !self.golden.has(&format!("grad.{name}")) {
                 return;
             }
-            let grad = param.base().grad(self.grads).unwrap_or_else(|| panic!("{path}: no gradient"));
+            let grad =
+                param.base().grad(self.grads).unwrap_or_else(|| panic!("{path}: no gradient"));
             let want: Vec<f32> = self.golden.turned("grad.", &name).iter().collect();
             close(&format!("{} grad {name}", self.golden.case), &host(grad), &want);
             self.found += 1;
@@ -211,7 +212,8 @@ fn attentions_are_skipped_as_the_paper_has_it() {
             }
             // Cut back to where the first pass ended, it goes on as if the rest had not been.
             assert_eq!(cache.truncate(3), 2);
-            let rest = block.extend(x.clone().narrow(1, 2, 3), 0, &mut Pass::new().with_cache(&mut cache));
+            let rest =
+                block.extend(x.clone().narrow(1, 2, 3), 0, &mut Pass::new().with_cache(&mut cache));
             let whole = golden.tensor::<3>("y").inner().narrow(1, 2, 3);
             close(&format!("{case} cut back"), &host(rest), &host(whole));
         }

@@ -72,7 +72,7 @@ fn part_of<'a>(path: &'a str, opened: &[String]) -> &'a str {
 /// Methods that change nothing at the start stand at a saddle: behind a gate that is 0 no gradient
 /// arrives, though nothing is severed. Moved off it, it has to.
 pub fn moved_from_zero<M: Module>(model: &M) -> Option<M> {
-     let trainable: HashSet<String> =
+    let trainable: HashSet<String> =
         params::list(model).into_iter().filter(|p| p.trainable).map(|p| p.path).collect();
     let mut zero = HashSet::new();
     params::read(model, &mut |path, values| {

@@ -116,10 +116,8 @@ impl Checkpoint {
         for (name, part) in PARTS.iter().zip(parts) {
             let part: BTreeMap<String, Kept<'_>> =
                 part.into_iter().map(|kept| (kept.name.clone(), kept)).collect();
-            let spec = |kept: &Kept<'_>| TensorSpec {
-                name: kept.name.clone(),
-                shape: kept.shape.clone(),
-            };
+            let spec =
+                |kept: &Kept<'_>| TensorSpec { name: kept.name.clone(), shape: kept.shape.clone() };
             let specs: Vec<TensorSpec> = part.values().map(spec).collect();
             let path = staged.path().join(format!("{name}.safetensors"));
             let empty = || TensorData::new(Vec::<f32>::new(), [0]);

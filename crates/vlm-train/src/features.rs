@@ -64,7 +64,8 @@ impl FeatureCache {
         std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         let keys: Vec<u128> = items.iter().map(hash).collect();
         let mut files = known(&dir);
-        let there: HashSet<u128> = files.iter().flat_map(|(_, keys)| keys.iter().copied()).collect();
+        let there: HashSet<u128> =
+            files.iter().flat_map(|(_, keys)| keys.iter().copied()).collect();
         let missing: Vec<usize> = (0..items.len()).filter(|i| !there.contains(&keys[*i])).collect();
         let there = items.len() - missing.len();
         for (i, block) in missing.chunks(BLOCK).enumerate() {

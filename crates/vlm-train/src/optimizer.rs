@@ -86,7 +86,10 @@ impl OptimConfig {
         } else if !from_zero(self.clip) {
             format!("optim.clip is {}; it must be a length, or 0 for no clipping", self.clip)
         } else if !(1e-12..=1e3).contains(&self.zo_eps) {
-            format!("optim.zo_eps is {}; it must be a small number above 0, such as 1e-3", self.zo_eps)
+            format!(
+                "optim.zo_eps is {}; it must be a small number above 0, such as 1e-3",
+                self.zo_eps
+            )
         } else if !(1..=1000).contains(&self.zo_directions) {
             format!("optim.zo_directions is {}; it must be from 1 to 1000", self.zo_directions)
         } else if let Some((path, x)) = self.lr_scale.iter().find(|(_, x)| !from_zero(**x)) {

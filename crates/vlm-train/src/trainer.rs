@@ -12,9 +12,9 @@ use vlm_nn::ops::Precision;
 use vlm_nn::params;
 
 use crate::{
-    Average, BoxError, Checkpoint, Error, Kept, MetricsLog, OptimConfig, Progress, Progressed, Rule,
-    RunDir, Schedule, Shape, StopFlag, Task, Turn, Turned, Unturned, Validation, describe, frozen,
-    run_dir,
+    Average, BoxError, Checkpoint, Error, Kept, MetricsLog, OptimConfig, Progress, Progressed,
+    Rule, RunDir, Schedule, Shape, StopFlag, Task, Turn, Turned, Unturned, Validation, describe,
+    frozen, run_dir,
 };
 
 /// How long and how a model is trained; the `[train]` section of a run's file.
@@ -384,7 +384,9 @@ impl Trainer<'_> {
         let weights: Vec<Kept<'_>> = weights.collect();
         let average = state.average.as_ref().map(Average::state).unwrap_or_default();
         let mut changing = state.rule.state();
-        changing.extend(task.state().into_iter().map(|(name, data)| (format!("{OF_TASK}{name}"), data)));
+        changing.extend(
+            task.state().into_iter().map(|(name, data)| (format!("{OF_TASK}{name}"), data)),
+        );
         let kept = |all: Vec<(String, TensorData)>| all.into_iter().map(Kept::from).collect();
         let parts = [weights, kept(changing), kept(average)];
         Checkpoint::write(&self.run.checkpoints(), &state.at, parts)?;

@@ -149,8 +149,9 @@ fn severed_and_leaking_gradients_are_found() {
     let whole = backward(&model, both);
     check_gradients(&model, &whole, &|_| false).unwrap();
 
-    let message =
-        |model: &Pair, grads: &Grads| check_gradients(model, grads, &|_| false).unwrap_err().to_string();
+    let message = |model: &Pair, grads: &Grads| {
+        check_gradients(model, grads, &|_| false).unwrap_err().to_string()
+    };
     let severed = message(&model, &backward(&model, first().sum()));
     assert!(
         severed.contains("no gradient reaches the trainable second.weight, second.bias"),

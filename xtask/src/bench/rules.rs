@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Args, machine, printed};
 use super::table::Reading;
+use super::{Args, machine, printed};
 use crate::{build, shell};
 
 /// The rules, from the least memory to the most.
@@ -137,8 +137,7 @@ mod tests {
                  \"activations_mib\":50,\"gradients_mib\":50,\"state_mib\":0,\"seconds\":[9,{seconds}]}}"
             )
         };
-        let lines =
-            [line("infer", 100.0, 1.0), line("lomo", 220.0, 3.0), line("sgd", 300.0, 4.0)];
+        let lines = [line("infer", 100.0, 1.0), line("lomo", 220.0, 3.0), line("sgd", 300.0, 4.0)];
         let text = table(&lines).unwrap();
         let want = "| Llama, 135 M, 16 | 100 | – | 2.20 | – | 3.00 | – | 1.10 | – | 0.75 |";
         assert!(text.contains(want), "{text}");

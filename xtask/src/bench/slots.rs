@@ -34,7 +34,8 @@ pub fn run(args: &Args) -> Result<()> {
             let line = text.lines().last().context("a measurement printed nothing")?;
             readings.push(Reading::parse(line)?);
             let value: Value = serde_json::from_str(line)?;
-            let seconds = value["seconds"].as_array().into_iter().flatten().filter_map(Value::as_f64);
+            let seconds =
+                value["seconds"].as_array().into_iter().flatten().filter_map(Value::as_f64);
             let seconds = seconds.fold(f64::INFINITY, f64::min);
             let cache = value["cache_bytes"].as_f64().unwrap_or(f64::NAN) / 1e6;
             let peak = value["peak_mib"].as_f64().unwrap_or(f64::NAN);
@@ -52,7 +53,8 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let picture = PICTURE.to_string();
     let mut remembered = Vec::new();
-    for (name, task, answer) in [("a training step of 8", "step", 8), ("reading the prompt", "prompt", 1)]
+    for (name, task, answer) in
+        [("a training step of 8", "step", 8), ("reading the prompt", "prompt", 1)]
     {
         let answer = answer.to_string();
         let own = [task, "--picture", &picture, "--answer", &answer];
@@ -68,7 +70,9 @@ pub fn run(args: &Args) -> Result<()> {
     }
     machine(&readings);
     println!("SmolLM2-135M, a third of its attentions skipped (EAS), answers of 32 tokens\n");
-    println!("| tokens of the prompt | s, all | s, skipped | times as fast | cache MB, all | skipped |");
+    println!(
+        "| tokens of the prompt | s, all | s, skipped | times as fast | cache MB, all | skipped |"
+    );
     println!("|--:|--:|--:|--:|--:|--:|");
     for (context, all, some) in &skipped {
         println!(
@@ -80,7 +84,9 @@ pub fn run(args: &Args) -> Result<()> {
             some.cache
         );
     }
-    println!("\nSmolLM2-135M, a picture of {PICTURE} rows and 32 tokens of text: tokens (LoRA) and memory (MemVP)\n");
+    println!(
+        "\nSmolLM2-135M, a picture of {PICTURE} rows and 32 tokens of text: tokens (LoRA) and memory (MemVP)\n"
+    );
     println!("| | s, tokens | s, memory | times as fast | peak MiB, tokens | memory |");
     println!("|---|--:|--:|--:|--:|--:|");
     for (name, tokens, memory) in &remembered {

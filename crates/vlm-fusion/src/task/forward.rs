@@ -1,8 +1,8 @@
 //! What the model foretells of rows.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use vlm_nn::ops::class_cross_entropy;
 use vlm_nn::adapter::Entries;
+use vlm_nn::ops::class_cross_entropy;
 use vlm_nn::{Between, Pass};
 
 use super::pack::{Row, mask};

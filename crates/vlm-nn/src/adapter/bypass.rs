@@ -233,11 +233,7 @@ pub struct Propagation {
 
 impl Propagation {
     /// `x: [batch, tokens, width]` to the same; `mean` gives for each token the mean over what it sees.
-    pub fn forward(
-        &self,
-        x: Tensor<3>,
-        mean: impl FnOnce(Tensor<3>) -> Tensor<3>,
-    ) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>, mean: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
         let [batch, tokens, width] = x.dims();
         let local = self.local.forward(x.clone());
         let narrow = local.dims()[2];
@@ -252,7 +248,8 @@ impl Propagation {
         let z = match self.dropout > 0.0 && z.is_autodiff() {
             true => {
                 let keep = 1.0 - self.dropout;
-                z.clone() * (Tensor::random(z.dims(), Distribution::Bernoulli(keep), &z.device()) / keep)
+                z.clone()
+                    * (Tensor::random(z.dims(), Distribution::Bernoulli(keep), &z.device()) / keep)
             }
             false => z,
         };

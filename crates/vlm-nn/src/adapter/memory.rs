@@ -75,7 +75,8 @@ impl Memory {
         };
         let rows = Tensor::cat(pictures.iter().map(of_text).collect(), 0);
         let blocks = self.keys.lazy_shape()[0];
-        let with = |own: &Param<Tensor<3>>, block: usize| rows.clone() + own.val().narrow(0, block, 1);
+        let with =
+            |own: &Param<Tensor<3>>, block: usize| rows.clone() + own.val().narrow(0, block, 1);
         let keys = (0..blocks).map(|block| with(&self.keys, block)).collect();
         let values = (0..blocks).map(|block| with(&self.values, block)).collect();
         Entries { keys, values, scale: self.scale, dropout: self.dropout }
@@ -142,8 +143,14 @@ mod tests {
         };
         let said = entries.said(5, numbers(2, [11, 29, 4]), Activation::Silu);
         let want = [
-            -0.001_870_8, 0.001_556_7, -0.000_294_2, 0.000_210_1, 0.005_998, -0.000_893_6,
-            0.004_844_9, -0.005_092_7,
+            -0.001_870_8,
+            0.001_556_7,
+            -0.000_294_2,
+            0.000_210_1,
+            0.005_998,
+            -0.000_893_6,
+            0.004_844_9,
+            -0.005_092_7,
         ];
         for (got, want) in said.into_data().iter::<f32>().zip(want) {
             assert!((got - want).abs() < 2e-7, "{got} and {want}");

@@ -32,6 +32,8 @@ use crate::four_bit::{FourBit, Packed};
 use crate::{ops, params};
 
 /// One thing that is learned beside a weight `[in, out]`.
+// There is one a weight, and it is moved when it is hung on alone.
+#[allow(clippy::large_enum_variant)]
 #[derive(Module, Debug)]
 pub enum Part {
     /// A product of two thin matrices that is added: LoRA and its kin.

@@ -31,6 +31,7 @@ mod recorded;
 mod sink;
 mod table;
 
+pub use accumulate::{Accumulate, add_product, add_rows};
 pub use kernels::{Activation, Kernels};
 pub use nudge::{LARGEST_COORDINATE, Nudge, Nudges, nudge};
 pub use optimizer::{
@@ -39,7 +40,6 @@ pub use optimizer::{
 pub use packed::{PackedShape, PackedWeight};
 pub use precision::{Precision, PrecisionScope};
 pub use recorded::{Bias, Mask, Ops, Targets};
-pub use accumulate::{Accumulate, add_product, add_rows};
 pub use sink::{Arrived, Hook, Lift, Meter, Sink, SinkOps, sink};
 pub use table::{TableOps, lookup, scores};
 

@@ -57,8 +57,7 @@ fn composed<B: Backend>(param: FloatTensor<B>, by: Nudge) -> FloatTensor<B> {
     let grid = f64::from(by.grid);
     // Both are drawn whatever is asked for, so that the direction is the same each time.
     B::seed(&device, by.key);
-    let direction =
-        B::float_random(shape.clone(), Distribution::Normal(0.0, 1.0), &device, kind);
+    let direction = B::float_random(shape.clone(), Distribution::Normal(0.0, 1.0), &device, kind);
     let dither = B::float_random(shape, Distribution::Uniform(0.0, 1.0), &device, kind);
     let most = f64::from(LARGEST_COORDINATE);
     let z = B::float_clamp(direction, (-most).into(), most.into());

@@ -346,7 +346,8 @@ pub(super) fn hand_product<B: Kernels>(
     b: FloatTensor<B>,
 ) {
     let ([rows, n], [_, m]) = ([a.shape()[0], a.shape()[1]], [b.shape()[0], b.shape()[1]]);
-    let others = sinks().get(&node).is_some_and(|waiting| waiting.uses > 1 || waiting.sum.is_some());
+    let others =
+        sinks().get(&node).is_some_and(|waiting| waiting.uses > 1 || waiting.sum.is_some());
     if !others || rows * (n + m) >= n * m {
         let [_, value, _] = B::linear_backward(Some(a), None, b, false);
         if let Some(value) = value {

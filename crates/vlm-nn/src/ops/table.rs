@@ -114,9 +114,11 @@ impl<B: Kernels> Backward<B, 1> for Lookup {
         let [Some(node)] = ops.parents else { return };
         let (kind, device) = (grad.dtype(), grad.device());
         if sink::waits(node.id) {
-            let (ids, rows) = (Tensor::from_dispatch(B::lift_int(ids)), Tensor::from_dispatch(B::lift(grad)));
+            let (ids, rows) =
+                (Tensor::from_dispatch(B::lift_int(ids)), Tensor::from_dispatch(B::lift(grad)));
             let later = move |sum: Option<Tensor<1>>| {
-                let sum = sum.unwrap_or_else(|| Tensor::zeros([shape.num_elements()], &rows.device()));
+                let sum =
+                    sum.unwrap_or_else(|| Tensor::zeros([shape.num_elements()], &rows.device()));
                 accumulate::add_rows(sum, ids, rows)
             };
             return sink::hand_later::<B>(grads, node.id, (&device, kind), Box::new(later));

@@ -100,8 +100,7 @@ mod tests {
     /// What skipping costs in a model of twelve attentions, of which four do nothing, with the noise of
     /// batches.
     fn loss(skipped: &[usize], rng: &mut impl Rng) -> f64 {
-        const COSTS: [f64; 12] =
-            [0.9, 0.5, 0.0, 0.4, 0.3, 0.0, 0.6, 0.35, 0.0, 0.45, 0.0, 0.3];
+        const COSTS: [f64; 12] = [0.9, 0.5, 0.0, 0.4, 0.3, 0.0, 0.6, 0.35, 0.0, 0.45, 0.0, 0.3];
         let cost: f64 = skipped.iter().map(|arm| COSTS[*arm]).sum();
         0.4 + cost + 0.05 * (rng.random::<f64>() - 0.5)
     }

@@ -23,7 +23,8 @@ pub fn stored(part: &Bypass) -> Vec<(String, TensorData)> {
         all.push((format!("{kind}.{name}.bias"), bias.val().into_data()));
     };
     let Propagation { global, local, up, other, router, .. } = said;
-    for (name, map) in [("global", global.as_ref()), ("local", Some(local)), ("router", router.as_ref())]
+    for (name, map) in
+        [("global", global.as_ref()), ("local", Some(local)), ("router", router.as_ref())]
     {
         if let Some(Map { weight, bias }) = map {
             add(name, weight.val().transpose().into_data(), bias);

@@ -57,8 +57,10 @@ pub fn fold<M: Module>(model: M, adapter: &Adapter, blocks: &BlockConfig) -> Res
         if let Some(path) = maps.iter().find(|path| known[**path].iter().product::<usize>() <= 1) {
             return Err(wrong(&format!("`{path}` has four bits, which cannot take anything up")));
         }
-        let matrix = |path: &String| Tensor::<2>::from_data(params::read_one(&model, path), &device);
-        let vector = |path: String| Tensor::<1>::from_data(params::read_one(&model, &path), &device);
+        let matrix =
+            |path: &String| Tensor::<2>::from_data(params::read_one(&model, path), &device);
+        let vector =
+            |path: String| Tensor::<1>::from_data(params::read_one(&model, &path), &device);
         let norm = |end: &str| format!("{block}.norm2.{end}");
         let factors = vector(norm("weight")) + if from_one { 1.0 } else { 0.0 };
         let constant = known.contains_key(&norm("bias")).then(|| vector(norm("bias")));

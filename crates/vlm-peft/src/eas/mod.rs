@@ -118,9 +118,8 @@ impl Eas {
         let start = |name: &str, shape: [usize; 2], init: Init| {
             site.start::<2>(name, shape, init, seed, &device)
         };
-        let vector = |name: &str, len: usize, init: Init| {
-            site.start::<1>(name, [len], init, seed, &device)
-        };
+        let vector =
+            |name: &str, len: usize, init: Init| site.start::<1>(name, [len], init, seed, &device);
         let zero = Init::Constant(0.0);
         let xavier = Init::Uniform((6.0 / (width + inner) as f64).sqrt());
         let map = |map: &str, out: usize, init: Init, bias: Init| adapter::Map {
@@ -186,10 +185,15 @@ impl Method for Eas {
             return wrong(format!("layers names {} twice", pair[0]));
         }
         if !(0.0..1.0).contains(&self.search_warmup) {
-            return wrong(format!("search_warmup is {}; it must be from 0 to below 1", self.search_warmup));
+            return wrong(format!(
+                "search_warmup is {}; it must be from 0 to below 1",
+                self.search_warmup
+            ));
         }
         if self.search_every == 0 || self.search_sets < 2 {
-            return wrong("search_every must be at least 1, and search_sets 2: sets are compared".to_owned());
+            return wrong(
+                "search_every must be at least 1, and search_sets 2: sets are compared".to_owned(),
+            );
         }
         if !(self.search_rate.is_finite() && self.search_rate > 0.0) {
             return wrong(format!("search_rate is {}; it must be above 0", self.search_rate));

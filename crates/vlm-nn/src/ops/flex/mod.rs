@@ -412,9 +412,7 @@ impl Wanted {
     fn of(targets: Targets<Flex>) -> Self {
         match targets {
             Targets::Shares(shares) => Wanted::Shares(values(shares)),
-            Targets::Classes(classes) => {
-                Wanted::Classes(indices(&classes).unwrap_or_default())
-            }
+            Targets::Classes(classes) => Wanted::Classes(indices(&classes).unwrap_or_default()),
         }
     }
 

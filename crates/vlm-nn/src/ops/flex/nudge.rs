@@ -1,7 +1,7 @@
 //! Directions of normal numbers, drawn as they are used: a number depends on its key and its place alone.
 
-use super::simd::simd;
 use super::parallel_chunks;
+use super::simd::simd;
 use crate::ops::Nudge;
 
 /// Numbers that are drawn together: a pair of uniform ones gives two normal ones (Box and Muller 1958).
