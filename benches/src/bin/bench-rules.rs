@@ -18,7 +18,7 @@ use vlm_contrastive::{DualEncoder, Loss, loss_of_pairs};
 use vlm_encoders::{Blueprint, ClipConfig, DualModel, Float, Start, TextModel, Weights};
 use vlm_fullft::{AdaLomo, AdaLomoConfig, Lomo, LomoConfig, Mezo, MezoConfig};
 use vlm_nn::ops::class_cross_entropy;
-use vlm_nn::params;
+use vlm_nn::{params, recompute};
 use vlm_store::{TensorSpec, write_file, write_tensors};
 use vlm_train::{AdamW, Grads, OptimConfig, Optimizer, Report, Series, Sgd, keep_freed_memory};
 
@@ -37,6 +37,9 @@ struct Args {
     /// Tokens of a text
     #[arg(long, default_value_t = 64)]
     tokens: usize,
+    /// Compute blocks twice and keep only what enters them
+    #[arg(long)]
+    recompute: bool,
     /// Measured repetitions
     #[arg(long, default_value_t = 2)]
     repeats: usize,
@@ -154,6 +157,7 @@ fn main() -> Result<()> {
     }
     // As `vlm` does.
     keep_freed_memory();
+    let _recompute = recompute(args.recompute);
     let device = match Device::default() {
         device if args.rule != Rule::Infer => device.autodiff(),
         device => device,

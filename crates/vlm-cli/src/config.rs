@@ -203,6 +203,12 @@ impl RunConfig {
         if self.optim.rule == RuleKind::Mezo {
             self.check_mezo()?;
         }
+        let drops = self.adapter.as_ref().is_some_and(|adapter| adapter.method.get().drops());
+        if self.train.recompute && drops {
+            bail!(
+                "train.recompute computes blocks twice, but adapter.dropout leaves other things out the second time; set one of them to 0"
+            );
+        }
         let SampleConfig { captions, patch_keep, .. } = &self.sample;
         for (name, value) in [
             ("sample.captions.first", captions.first),

@@ -118,6 +118,35 @@ fn a_model_that_speaks_is_trained_inside_the_backward_pass() {
     refuses(command.args(["--batch", "1", "--optimizer", "lomo"]), 1, &words);
 }
 
+/// Computed twice, it comes to the same, but for the order of sums.
+#[test]
+fn blocks_can_be_computed_twice() {
+    let dir = fresh("finetune-recompute");
+    let data = data(&dir);
+    let last = |method: &str, settings: &[&str]| -> f64 {
+        let out = dir.join(format!("{method}{}", settings.len()));
+        let mut command = finetune(method, &data, &out);
+        works(command.args(settings.iter().flat_map(|setting| ["--set", setting])));
+        let log = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+        line["loss"].as_f64().unwrap()
+    };
+    let twice = "train.recompute=true";
+    for (method, settings) in [
+        ("full", vec!["optim.lr=0.01"]),
+        ("full", vec!["optim.lr=0.01", "optim.rule=lomo", "optim.clip=0"]),
+        ("lora", vec!["r=2", "bias=all"]),
+        ("eas", vec!["skip=1", "dropout=0", "search=2", "size=4"]),
+    ] {
+        let once = last(method, &settings);
+        let again = last(method, &[&settings[..], &[twice]].concat());
+        assert!((once - again).abs() < 1e-4, "{method} {settings:?}: {once} and {again}");
+    }
+    let mut command = finetune("lora", &data, &dir.join("dropout"));
+    command.args(["--set", "dropout=0.1", "--set", twice]);
+    refuses(&mut command, 1, &["train.recompute", "adapter.dropout", "set one of them to 0"]);
+}
+
 /// The search goes on where it stood.
 #[test]
 fn a_search_for_attentions_can_be_resumed() {

@@ -5,7 +5,8 @@ use burn::tensor::{Device, Tensor};
 
 use crate::adapter::{Past, bypass};
 use crate::params::blank;
-use crate::pass::mean_of_seen;
+use crate::pass::{mean_of_seen, on_device_of};
+use crate::recompute::{self, recomputed};
 use crate::{Activation, Attention, AttentionConfig, FeedForward, Norm, NormKind, Pass, Rotary};
 
 /// Where the norms of a block stand.
@@ -352,7 +353,19 @@ impl Stack {
 
     /// Of the first blocks only, as many as `depth` says.
     pub fn forward_first(&self, x: Tensor<3>, mask: Option<Tensor<3>>, depth: usize) -> Tensor<3> {
-        self.blocks.iter().take(depth).fold(x, |x, block| block.forward(x, mask.clone()))
+        let blocks = self.blocks.iter().take(depth);
+        if !recompute::is_on() {
+            return blocks.fold(x, |x, block| block.forward(x, mask.clone()));
+        }
+        let plain = |mask: Tensor<3>| if mask.is_autodiff() { mask.inner() } else { mask };
+        let mask = mask.map(plain);
+        blocks.fold(x, |x, block| {
+            let mask = mask.clone();
+            recomputed(block, x, move |block, x| {
+                let mask = mask.clone().map(|mask| on_device_of(&x, mask));
+                block.forward(x, mask)
+            })
+        })
     }
 
     /// The same with what the pass brings: mask, positions, and a cache of earlier tokens.
@@ -362,6 +375,15 @@ impl Stack {
     pub fn extend(&self, x: Tensor<3>, pass: &mut Pass) -> Tensor<3> {
         pass.lead(self.lead());
         let blocks = self.blocks.iter().enumerate();
+        if let Some(frame) = pass.frame().filter(|_| recompute::is_on()) {
+            return blocks.fold(x, |x, (layer, block)| {
+                let frame = frame.clone();
+                recomputed(block, x, move |block, x| {
+                    let mut pass = frame.pass(&x);
+                    block.extend(x, layer, &mut pass)
+                })
+            });
+        }
         blocks.fold(x, |x, (layer, block)| {
             let x = pass.before(layer, x);
             block.extend(x, layer, pass)

@@ -34,6 +34,7 @@ mod norm;
 pub mod ops;
 pub mod params;
 mod pass;
+mod recompute;
 mod rotary;
 
 pub use attention::{Attention, AttentionConfig};
@@ -44,4 +45,5 @@ pub use linear::Linear;
 pub use norm::{Norm, NormKind};
 pub use ops::Activation;
 pub use pass::{Between, Pass};
+pub use recompute::{RecomputeScope, recompute};
 pub use rotary::{Angles, RopeScaling, Rotary};

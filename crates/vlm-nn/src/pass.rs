@@ -126,6 +126,22 @@ impl<'a> Pass<'a> {
         self.memory
     }
 
+    /// What another pass over the same rows needs, if that is all there is to this one, which has not begun.
+    pub(crate) fn frame(&self) -> Option<Frame> {
+        let more = self.cache.is_some() || self.between.is_some() || self.memory.is_some();
+        if more || self.begun.is_some() {
+            return None;
+        }
+        let plain = |mask: Tensor<3>| if mask.is_autodiff() { mask.inner() } else { mask };
+        Some(Frame {
+            mask: self.mask.clone().map(plain),
+            positions: self.positions.clone(),
+            open: self.open,
+            lead: self.lead,
+            front: self.front,
+        })
+    }
+
     /// Counts so many learned keys in front of everything.
     pub(crate) fn lead(&mut self, keys: usize) {
         let same = self.begun.is_none() || self.lead == keys;
@@ -312,6 +328,36 @@ impl<'a> Pass<'a> {
         begun.windows.push((window, mask.clone()));
         mask
     }
+}
+
+/// A pass that can be made again, with or without gradients.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    /// On the plain device.
+    mask: Option<Tensor<3>>,
+    positions: Option<Vec<Vec<usize>>>,
+    open: bool,
+    lead: usize,
+    front: usize,
+}
+
+impl Frame {
+    /// The pass for rows on their device.
+    pub(crate) fn pass(&self, x: &Tensor<3>) -> Pass<'static> {
+        Pass {
+            mask: self.mask.clone().map(|mask| on_device_of(x, mask)),
+            positions: self.positions.clone(),
+            open: self.open,
+            lead: self.lead,
+            front: self.front,
+            ..Pass::default()
+        }
+    }
+}
+
+/// A plain mask, with gradients if `x` has them.
+pub(crate) fn on_device_of(x: &Tensor<3>, mask: Tensor<3>) -> Tensor<3> {
+    if x.is_autodiff() { Tensor::from_inner(mask) } else { mask }
 }
 
 /// For each row of `x: [batch, rows, width]` the mean over those that it sees, by a mask that is added to scores

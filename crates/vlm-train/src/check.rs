@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use vlm_nn::params::{self, Init, PathStack};
 
 use crate::{Error, Grads};
@@ -146,4 +146,15 @@ pub fn check_gradients<M: Module>(
         }
     }
     if complaints.is_empty() { Ok(()) } else { Err(Error::Gradients(complaints.join("; "))) }
+}
+
+/// The path of the first parameter with a value that is no finite number.
+pub(crate) fn not_finite<M: Module>(model: &M) -> Option<String> {
+    let mut found = None;
+    params::read(model, &mut |path, data: TensorData| {
+        if found.is_none() && !data.iter::<f32>().all(f32::is_finite) {
+            found = Some(path.to_owned());
+        }
+    });
+    found
 }

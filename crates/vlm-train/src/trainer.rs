@@ -9,8 +9,9 @@ use burn::module::Module;
 use burn::tensor::{Device, TensorData};
 use serde::{Deserialize, Serialize};
 use vlm_nn::ops::Precision;
-use vlm_nn::params;
+use vlm_nn::{params, recompute};
 
+use crate::check::not_finite;
 use crate::{
     Average, BoxError, Checkpoint, Error, Kept, MetricsLog, OptimConfig, Progress, Progressed,
     Rule, RunDir, Schedule, Shape, StopFlag, Task, Turn, Turned, Unturned, Validation, describe,
@@ -43,6 +44,9 @@ pub struct TrainConfig {
     pub keep: usize,
     /// How exactly matrices are multiplied.
     pub matmul_precision: Precision,
+    /// Computes blocks once more in the backward pass and keeps only what enters them: less memory, slower
+    /// steps.
+    pub recompute: bool,
 }
 
 impl Default for TrainConfig {
@@ -59,6 +63,7 @@ impl Default for TrainConfig {
             checkpoint_every: 0,
             keep: 2,
             matmul_precision: Precision::Highest,
+            recompute: false,
         }
     }
 }
@@ -173,6 +178,7 @@ impl Trainer<'_> {
         device: &Device,
     ) -> Result<Ending, Error> {
         let _precision = self.train.matmul_precision.scope();
+        let _recompute = recompute(self.train.recompute);
         let per_epoch = task.batches_per_epoch() as u64;
         let accumulate = self.train.accumulate as u64;
         let schedule = self.train.schedule(self.optim.lr, task.batches_per_epoch())?;
@@ -473,17 +479,6 @@ fn kept(checkpoint: Option<(u64, PathBuf)>) -> String {
         None => "there is no good checkpoint".to_owned(),
         Some((_, path)) => format!("the last good checkpoint is {}", path.display()),
     }
-}
-
-/// The path of the first parameter with a value that is no finite number.
-fn not_finite<M: Module>(model: &M) -> Option<String> {
-    let mut found = None;
-    params::read(model, &mut |path, data: TensorData| {
-        if found.is_none() && !data.iter::<f32>().all(f32::is_finite) {
-            found = Some(path.to_owned());
-        }
-    });
-    found
 }
 
 fn write(

@@ -41,6 +41,7 @@ pub use packed::{PackedShape, PackedWeight};
 pub use precision::{Precision, PrecisionScope};
 pub use recorded::{Bias, Mask, Ops, Targets};
 pub use sink::{Arrived, Hook, Lift, Meter, Sink, SinkOps, sink};
+pub(crate) use sink::{deliver, expect, recorded, waits};
 pub use table::{TableOps, lookup, scores};
 
 use burn::backend::Dispatch;

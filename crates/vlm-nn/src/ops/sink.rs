@@ -120,6 +120,11 @@ pub trait Lift: Backend {
     fn lift(x: FloatTensor<Self>) -> DispatchTensor;
     /// The same of whole numbers.
     fn lift_int(x: IntTensor<Self>) -> DispatchTensor;
+    /// What [`lift`](Self::lift) was given.
+    ///
+    /// # Panics
+    /// If the tensor is of another backend.
+    fn lower(x: DispatchTensor) -> FloatTensor<Self>;
 }
 
 macro_rules! lifted {
@@ -135,6 +140,12 @@ macro_rules! lifted {
                 DispatchTensor {
                     kind: DispatchTensorKind::$kind(BackendTensor::Int(x)),
                     autodiff: DispatchAutodiffContext::Disabled,
+                }
+            }
+            fn lower(x: DispatchTensor) -> FloatTensor<Self> {
+                match x.kind {
+                    DispatchTensorKind::$kind(BackendTensor::Float(x)) => x,
+                    _ => panic!("a tensor of another backend"),
                 }
             }
         }
@@ -267,6 +278,25 @@ impl Waiting {
         later.into_iter().fold(self.sum.take(), |sum, later| Some(later(sum)))
     }
 
+    /// One of the operations has brought its part: what there is, if it was the last.
+    fn used(&mut self) -> Option<Waiting> {
+        self.uses = self.uses.saturating_sub(1);
+        if self.uses > 0 {
+            return None;
+        }
+        let mut ready = Waiting::new(self.len, self.rank, self.hook.clone());
+        std::mem::swap(&mut ready.sum, &mut self.sum);
+        std::mem::swap(&mut ready.later, &mut self.later);
+        self.state = State::Given;
+        Some(ready)
+    }
+
+    fn hand_out(mut self) {
+        if let Some(whole) = self.whole() {
+            self.give(whole);
+        }
+    }
+
     /// Hands out the whole gradient, which nobody has afterwards.
     fn give(&self, all: Tensor<1>) {
         (self.hook.take)(Arrived::Whole(all));
@@ -289,7 +319,7 @@ fn flat<B: Lift>(x: FloatTensor<B>) -> Tensor<1> {
 }
 
 /// Notes that an operation is recorded with these nodes.
-pub(super) fn recorded(nodes: impl IntoIterator<Item = NodeId>) {
+pub(crate) fn recorded(nodes: impl IntoIterator<Item = NodeId>) {
     if COUNT.load(Ordering::Relaxed) == 0 {
         return;
     }
@@ -301,8 +331,44 @@ pub(super) fn recorded(nodes: impl IntoIterator<Item = NodeId>) {
     }
 }
 
+/// Lets a sink expect a gradient that [`deliver`] brings.
+pub(crate) fn expect<B: Lift>(
+    grads: &mut Gradients,
+    node: NodeId,
+    rank: usize,
+    (device, kind): (&Device<B>, DType),
+) {
+    if sinks().get_mut(&node).is_some_and(Waiting::begins) {
+        let shape = Shape::from(vec![1; rank]);
+        grads.register::<B>(node, B::float_zeros(shape, device, kind.into()));
+    }
+}
+
+/// Brings the sink of a node a gradient from another pass, flat: one of those that were [`recorded`].
+pub(crate) fn deliver(node: NodeId, value: Tensor<1>) {
+    let mut all = sinks();
+    let Some(waiting) = all.get_mut(&node) else { return };
+    if waiting.state == State::Given {
+        let take = waiting.hook.take.clone();
+        drop(all);
+        return take(Arrived::Rest(value));
+    }
+    waiting.hook.meter.add(4 * waiting.len);
+    if waiting.sum.is_some() {
+        waiting.hook.meter.sub(4 * waiting.len);
+    }
+    waiting.sum = Some(match waiting.sum.take() {
+        Some(sum) => sum + value,
+        None => value,
+    });
+    if let Some(ready) = waiting.used() {
+        drop(all);
+        ready.hand_out();
+    }
+}
+
 /// Whether there is a sink for a node.
-pub(super) fn waits(node: NodeId) -> bool {
+pub(crate) fn waits(node: NodeId) -> bool {
     COUNT.load(Ordering::Relaxed) > 0 && sinks().contains_key(&node)
 }
 
@@ -379,16 +445,8 @@ fn arrived<B: Lift>(
         grads.register::<B>(node, B::float_zeros(shape, device, kind.into()));
     }
     part(waiting);
-    waiting.uses = waiting.uses.saturating_sub(1);
-    if waiting.uses > 0 {
-        return;
-    }
-    let mut ready = Waiting::new(waiting.len, waiting.rank, waiting.hook.clone());
-    std::mem::swap(&mut ready.sum, &mut waiting.sum);
-    std::mem::swap(&mut ready.later, &mut waiting.later);
-    waiting.state = State::Given;
-    drop(all);
-    if let Some(whole) = ready.whole() {
-        ready.give(whole);
+    if let Some(ready) = waiting.used() {
+        drop(all);
+        ready.hand_out();
     }
 }
