@@ -433,10 +433,13 @@ mod tests {
                 "unseen",
                 "style-train",
                 "style-val",
-                "style-test"
+                "style-test",
+                "subgroup-style-train",
+                "subgroup-style-val",
+                "group-style-test"
             ]
             .map(count),
-            [3149, 185, 1667, 185, 370, 926, 371, 370]
+            [3149, 185, 1667, 185, 370, 926, 371, 370, 926, 463, 463]
         );
     }
 }

@@ -33,6 +33,10 @@ pub struct Args {
     /// Side in pixels that pictures are stretched to; as the image encoder has it otherwise.
     #[arg(long, value_name = "PIXELS")]
     image_size: Option<usize>,
+    /// Blocks of the language model that are kept, from the first on: a shallower one is faster, and has to be
+    /// trained along.
+    #[arg(long, value_name = "N")]
+    language_layers: Option<usize>,
     /// Let the tokens of a prompt see each other both ways (PaliGemma's prefix-LM).
     #[arg(long)]
     prefix_lm: bool,
@@ -56,6 +60,7 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
         fusion: fusion(&args.fusion, &args.set)?,
         layer: args.layer,
         image_size: args.image_size,
+        language_layers: args.language_layers,
         prefix_lm: args.prefix_lm,
         ..Assembly::new(&args.vision, &args.language)
     };

@@ -164,11 +164,18 @@ impl Replay {
         if let Some(step) = self.slopes.iter().position(|slopes| slopes.len() != directions) {
             return Err(format!("step {} has not {directions} slopes", step + 1));
         }
+        let finite = |slopes: &Vec<f32>| slopes.iter().all(|slope| slope.is_finite());
+        if let Some(step) = self.slopes.iter().position(|slopes| !finite(slopes)) {
+            return Err(format!("the slope of step {} is no number", step + 1));
+        }
         let rates = self.lr.iter().flat_map(|(lr, count)| {
             // No more than there are steps, whatever the file says.
             std::iter::repeat_n(*lr, (*count).min(self.slopes.len()))
         });
         let rates: Vec<f32> = rates.take(self.slopes.len() + 1).collect();
+        if let Some(rate) = rates.iter().find(|rate| !rate.is_finite()) {
+            return Err(format!("a learning rate is {rate}"));
+        }
         if rates.len() != self.slopes.len() {
             return Err(format!(
                 "learning rates for {} of {} steps",

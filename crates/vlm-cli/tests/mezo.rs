@@ -159,6 +159,7 @@ fn a_list_of_steps_is_for_its_model() {
         (text.replace("\"lr\":[[", "\"lr\":[[0.5,18446744073709551615],["), "learning rates for"),
         (text.replace("\"slopes\":[[", "\"slopes\":[[],["), "has not 1 slopes"),
         (text.replace("\"zo_directions\":1", "\"zo_directions\":2"), "has not 2 slopes"),
+        (text.replace("\"slopes\":[[", "\"slopes\":[[1e39],["), "the slope of step 1 is no number"),
         (text.replace("\"kept\":6", "\"kept\":60"), "has 6 steps, not 60"),
     ];
     for (lie, words) in lies {

@@ -38,6 +38,10 @@ pub struct Assembly {
     /// encoder has it if not given.
     #[serde(default)]
     pub image_size: Option<usize>,
+    /// Blocks of the language model that are kept, from the first on; all if not given. A shallower decoder
+    /// trains and answers in that much less time, and has to be trained along.
+    #[serde(default)]
+    pub language_layers: Option<usize>,
     /// Whether the tokens of a prompt see each other both ways.
     #[serde(default)]
     pub prefix_lm: bool,
@@ -56,6 +60,7 @@ impl Assembly {
             fusion: mlp(),
             layer: None,
             image_size: None,
+            language_layers: None,
             prefix_lm: false,
         }
     }
@@ -75,6 +80,7 @@ impl Assembly {
         self.fusion.check()?;
         let vision = self.open_vision(device)?;
         let mut language = self.open_language(device)?;
+        self.shorten(&mut language)?;
         let (tokenizer, image_token) =
             language.tokenizer.with_token(IMAGE).map_err(vlm_encoders::Error::from)?;
         let rows = language.plan.spec.vocabulary;
@@ -189,6 +195,19 @@ impl Assembly {
         }
     }
 
+    /// Leaves the first blocks of a language model.
+    fn shorten(&self, language: &mut TextFolder) -> Result<(), Error> {
+        let Some(kept) = self.language_layers else { return Ok(()) };
+        let layers = language.plan.spec.blocks.len();
+        if kept == 0 || kept > layers {
+            let reason = format!("has {layers} layers; keep 1 to {layers} of them, not {kept}");
+            return Err(Error::Assemble { path: self.language.clone(), reason });
+        }
+        language.plan.spec.blocks.truncate(kept);
+        language.model.text.stack.blocks.truncate(kept);
+        Ok(())
+    }
+
     /// What `config.json` says of the model.
     fn config(
         &self,
@@ -210,6 +229,12 @@ impl Assembly {
         }
         let mut of_text = language.plan.config().clone();
         of_text.insert("vocab_size".into(), json!(spec.text.vocabulary));
+        let layers = spec.text.blocks.len();
+        of_text.insert("num_hidden_layers".into(), json!(layers));
+        // Some families list the kind of each.
+        if let Some(Value::Array(kinds)) = of_text.get_mut("layer_types") {
+            kinds.truncate(layers);
+        }
         put("vision_config", Value::Object(of_vision));
         put("text_config", Value::Object(of_text));
         put("image_token_index", json!(spec.image_token));

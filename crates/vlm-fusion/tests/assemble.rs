@@ -196,3 +196,27 @@ fn closed_gates_pass_the_look_before_a_run() {
     assert!(of(&model).unwrap_err().to_string().contains("resampler.latents"));
     of(&moved_from_zero(&model).unwrap()).unwrap();
 }
+
+#[test]
+fn a_decoder_can_be_shortened() {
+    let dir = tempfile::tempdir().unwrap();
+    let (vision, language) = towers(dir.path());
+    let short = |kept| {
+        let language_layers = Some(kept);
+        let assembly = Assembly { language_layers, ..Assembly::new(&vision, &language) };
+        assembly.assemble(3, &Device::default())
+    };
+    let folder = short(1).unwrap();
+    let all = assembled(dir.path(), KINDS[1]);
+    assert_eq!(all.plan.spec.text.blocks.len(), 2);
+    let out = dir.path().join("short");
+    folder.save(&out, Float::F32).unwrap();
+    let again = GenerativeFolder::open(&out, &Device::default()).unwrap();
+    assert_eq!(again.plan.spec.text.blocks.len(), 1);
+    assert_eq!(logits(&again, picture("wide.png")), logits(&folder, picture("wide.png")));
+    assert_ne!(logits(&again, picture("wide.png")), logits(&all, picture("wide.png")));
+    for kept in [0, 3] {
+        let error = short(kept).unwrap_err().to_string();
+        assert!(error.contains("has 2 layers; keep 1 to 2 of them"), "{error}");
+    }
+}

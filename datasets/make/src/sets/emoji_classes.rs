@@ -13,8 +13,12 @@ use crate::unpack::{Item, each};
 const KINDS: [(&str, &str, &str); 2] =
     [("group", "groups", "group"), ("subgroup", "subgroups", "subgroup")];
 
+/// Where the pictures of the last style go, by place: to adapt to it, and to measure that.
+const PARTS: [&str; 4] = ["train", "val", "train", "test"];
+
 /// The lists as names and texts: `KIND-train.jsonl` with all styles but the last, `KIND-test.jsonl`
-/// with the last, `KIND.labels.txt`. An emoji without a group is in none.
+/// with the last, `KIND-style-train.jsonl`, `-val` and `-test` with that in parts, `KIND.labels.txt`. An emoji
+/// without a group is in none.
 ///
 /// # Errors
 /// If the package is damaged.
@@ -43,7 +47,7 @@ fn of_kind(
     emoji: &[Value],
     codes: &[&str],
     styles: &[&str],
-) -> Result<[(String, String); 3]> {
+) -> Result<Vec<(String, String)>> {
     let numbers: BTreeMap<String, u64> = emoji
         .iter()
         .filter_map(|emoji| Some((normal(emoji["hexcode"].as_str()?), emoji[field].as_u64()?)))
@@ -55,7 +59,8 @@ fn of_kind(
     };
     let mut used = BTreeSet::new();
     let (mut train, mut test) = (String::new(), String::new());
-    for code in codes {
+    let mut parts: BTreeMap<&str, String> = BTreeMap::new();
+    for (place, code) in codes.iter().enumerate() {
         let Some(number) = numbers.get(*code) else { continue };
         used.insert(*number);
         for (i, style) in styles.iter().enumerate() {
@@ -63,14 +68,21 @@ fn of_kind(
             let list = if i + 1 == styles.len() { &mut test } else { &mut train };
             *list += &format!("{line}\n");
         }
+        // What is of one class is not told apart when a model adapts to the style.
+        let (style, label) = (styles.last().copied().unwrap_or_default(), name(*number)?);
+        let line = json!({"image": format!("{style}/{code}.webp"), "label": label, "group": label});
+        *parts.entry(PARTS[place % PARTS.len()]).or_default() += &format!("{line}\n");
     }
     let labels =
         used.into_iter().map(|number| Ok(name(number)? + "\n")).collect::<Result<String>>()?;
-    Ok([
+    let mut lists = vec![
         (format!("{kind}-train.jsonl"), train),
         (format!("{kind}-test.jsonl"), test),
         (format!("{kind}.labels.txt"), labels),
-    ])
+    ];
+    let part = |(part, list)| (format!("{kind}-style-{part}.jsonl"), list);
+    lists.extend(parts.into_iter().map(part));
+    Ok(lists)
 }
 
 #[cfg(test)]
@@ -85,8 +97,17 @@ mod tests {
             json!({"hexcode": "2C"}),
         ];
         let names = json!({"0": "zebra-like", "1": "ant", "2": "unused"});
-        let [train, test, labels] =
+        let lists =
             of_kind("group", &names, "group", &emoji, &["2a", "2b", "2c"], &["x", "y"]).unwrap();
+        let [train, test, labels, first, second] = lists.try_into().unwrap();
+        assert_eq!(
+            first,
+            (
+                "group-style-train.jsonl".into(),
+                "{\"group\":\"ant\",\"image\":\"y/2a.webp\",\"label\":\"ant\"}\n".into()
+            )
+        );
+        assert_eq!((&*second.0, second.1.lines().count()), ("group-style-val.jsonl", 1));
         assert_eq!(labels, ("group.labels.txt".into(), "zebra like\nant\n".into()));
         assert_eq!(train.1.lines().count(), 2);
         assert_eq!(
