@@ -51,7 +51,7 @@ struct Cli {
           help = device::HELP)]
     device: String,
     /// How exactly matrices are multiplied: highest (f32), high (two bfloat16 numbers for each
-    /// f32, nearly as exact) or medium (one). Faster on processors with AMX, the same on others.
+    /// f32, nearly as exact) or medium (one). Faster on processors with AMX, medium on those with AVX512-BF16 too.
     /// A training run takes it from its configuration [default: highest].
     #[arg(long, global = true, value_name = "PRECISION")]
     matmul_precision: Option<Precision>,

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 /// (`set_float32_matmul_precision`). Sums are f32 always, and so is all that is stored.
 ///
 /// Less than `Highest` counts where the processor multiplies bfloat16 faster than f32: on the
-/// pure-Rust CPU backend (`flex`) those with AMX (Sapphire Rapids and later), in the products of
-/// [`linear`](super::linear) maps and most of [`attention`](super::attention). Everywhere else it changes nothing.
+/// pure-Rust CPU backend (`flex`) those with AMX (Sapphire Rapids and later), and for `Medium` those whose vectors
+/// know bfloat16 (Zen 4 and later), in the products of [`linear`](super::linear) maps and most of
+/// [`attention`](super::attention). Everywhere else it changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
