@@ -1,14 +1,17 @@
 //! What the programs of this package share: inputs, timing, and what the system says about the
 //! process and the machine.
 
+use std::path::Path;
 use std::time::Instant;
 
-use burn::tensor::Device;
+use anyhow::{Error, Result};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use image::{Rgb, RgbImage};
 use vlm_contrastive::PairBatch;
-use vlm_encoders::ClipConfig;
 use vlm_encoders::image::{CLIP_MEAN, CLIP_STD, ImageProcessor};
 use vlm_encoders::text::Batch;
+use vlm_encoders::{Blueprint, ClipConfig, DualModel, Float, Start, TextModel, Weights};
+use vlm_nn::ops::class_cross_entropy;
 
 /// `count` pairs in the sizes of `config`, each a positive of its own; texts fill the context.
 pub fn pairs(config: &ClipConfig, count: usize) -> PairBatch {
@@ -45,6 +48,34 @@ pub fn pairs(config: &ClipConfig, count: usize) -> PairBatch {
         picture_groups: (0..count as u32).collect(),
         text_groups: (0..count as u32).collect(),
     }
+}
+
+/// Texts of so many tokens that a vocabulary has; the same in benches/adapt.py.
+pub fn ids([batch, tokens]: [usize; 2], vocabulary: usize, device: &Device) -> Tensor<2, Int> {
+    let known = vocabulary - 100;
+    let ids = (0..batch * tokens).map(|i| ((i * 7919 + 13) % known + 100) as i64);
+    let ids = TensorData::new(ids.collect::<Vec<_>>(), [batch, tokens]);
+    Tensor::from_data(ids, device)
+}
+
+/// The mean loss of the last tokens of texts.
+pub fn answer_loss(model: &TextModel, ids: Tensor<2, Int>, answer: usize) -> Tensor<1> {
+    let ([batch, tokens], vocabulary) = (ids.dims(), model.text.vocabulary());
+    let states = model.text.states(ids.clone(), None, None, false).last;
+    let logits = model.text.logits(states.narrow(1, tokens - answer - 1, answer));
+    let wanted = ids.narrow(1, tokens - answer, answer).reshape([batch * answer]);
+    class_cross_entropy(logits.reshape([batch * answer, vocabulary]), wanted).mean()
+}
+
+/// Writes a CLIP model of ViT-B/32 size with random weights.
+///
+/// # Errors
+/// What the operating system reports.
+pub fn write_clip(dir: &Path, device: &Device) -> Result<()> {
+    let config = ClipConfig::default();
+    let plan = Blueprint::clip(&config).map_err(Error::msg)?;
+    let model = DualModel::init(&config, Start::Clip, 0, device);
+    Ok(Weights::Dual(plan, model).save(dir, Float::F32)?)
 }
 
 /// Values in −1…1 without a pattern (xorshift).

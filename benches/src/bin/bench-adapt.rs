@@ -8,16 +8,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use clap::{Parser, ValueEnum};
 use serde_json::json;
-use vlm_benches::{memory, pairs, simd, time};
+use vlm_benches::{answer_loss, ids, memory, pairs, simd, time, write_clip};
 use vlm_contrastive::{DualEncoder, Loss, gradients};
-use vlm_encoders::{
-    Blueprint, ClipConfig, DualModel, Encoder, Float, FourBitConfig, Start, TextModel, Weights,
-    batch_pixels,
-};
-use vlm_nn::ops::{Precision, class_cross_entropy};
+use vlm_encoders::{ClipConfig, Encoder, FourBitConfig, TextModel, Weights, batch_pixels};
+use vlm_nn::ops::Precision;
 use vlm_nn::params;
 use vlm_peft::{
     AnyMethod, Bottleneck, Form, Ia3, Lora, LoraFa, Names, Prefix, Prompt, Targets, attach, merge,
@@ -155,8 +152,8 @@ fn decoder(args: &Args, four_bit: Option<FourBitConfig>, device: &Device) -> Res
         bail!("{}: no decoder; give the folder of one", args.model.display());
     };
     let names = |path: &str, rank: usize| folder.plan.in_memory(path, rank);
-    let ids = ids(args, folder.model.text.vocabulary(), device);
-    let loss = |model: &TextModel| loss(model, ids.clone(), args.answer);
+    let ids = ids([args.batch, args.tokens], folder.model.text.vocabulary(), device);
+    let loss = |model: &TextModel| answer_loss(model, ids.clone(), args.answer);
     let gradients =
         |model: &TextModel, grads: &mut Grads| grads.add(loss(model).backward(), model, 1.0);
     measured(args, folder.model, &names, &|model| drop(loss(model).into_data()), &gradients, device)
@@ -170,9 +167,7 @@ fn clip(
 ) -> Result<Measured> {
     let config = ClipConfig::default();
     if !dir.exists() {
-        let plan = Blueprint::clip(&config).map_err(anyhow::Error::msg)?;
-        let model = DualModel::init(&config, Start::Clip, 0, device);
-        Weights::Dual(plan, model).save(dir, Float::F32)?;
+        write_clip(dir, device)?;
     }
     let Weights::Dual(plan, model) = Weights::open_packed(dir, four_bit, device)? else {
         bail!("{}: no CLIP model; remove it", dir.display());
@@ -226,21 +221,4 @@ fn adapted<M: Module>(task: Task, rank: usize, model: M, names: &Names<'_>) -> R
     let Some((method, targets)) = task.method(rank) else { return Ok(model) };
     let (model, adapter) = attach(model, "bench", &method, targets.as_ref(), names, 0)?;
     Ok(if task == Task::Merged { merge(model, &adapter)? } else { model })
-}
-
-/// The same in benches/adapt.py.
-fn ids(args: &Args, vocabulary: usize, device: &Device) -> Tensor<2, Int> {
-    let known = vocabulary - 100;
-    let ids = (0..args.batch * args.tokens).map(|i| ((i * 7919 + 13) % known + 100) as i64);
-    let ids = TensorData::new(ids.collect::<Vec<_>>(), [args.batch, args.tokens]);
-    Tensor::from_data(ids, device)
-}
-
-/// The mean loss of the last tokens.
-fn loss(model: &TextModel, ids: Tensor<2, Int>, answer: usize) -> Tensor<1> {
-    let ([batch, tokens], vocabulary) = (ids.dims(), model.text.vocabulary());
-    let states = model.text.states(ids.clone(), None, None, false).last;
-    let logits = model.text.logits(states.narrow(1, tokens - answer - 1, answer));
-    let wanted = ids.narrow(1, tokens - answer, answer).reshape([batch * answer]);
-    class_cross_entropy(logits.reshape([batch * answer, vocabulary]), wanted).mean()
 }

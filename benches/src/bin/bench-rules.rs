@@ -10,14 +10,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
-use vlm_benches::{Noise, memory, pairs, simd, time};
+use vlm_benches::{Noise, answer_loss, ids, memory, pairs, simd, time, write_clip};
 use vlm_contrastive::{DualEncoder, Loss, loss_of_pairs};
-use vlm_encoders::{Blueprint, ClipConfig, DualModel, Float, Start, TextModel, Weights};
+use vlm_encoders::{ClipConfig, Float, Weights};
 use vlm_fullft::{AdaLomo, AdaLomoConfig, Lomo, LomoConfig, Mezo, MezoConfig};
-use vlm_nn::ops::class_cross_entropy;
 use vlm_nn::{params, recompute};
 use vlm_store::{TensorSpec, write_file, write_tensors};
 use vlm_train::{AdamW, Grads, OptimConfig, Optimizer, Report, Series, Sgd, keep_freed_memory};
@@ -173,8 +172,11 @@ fn main() -> Result<()> {
             })
         }
         Weights::Text(_, model) => {
-            let ids = ids(&args, model.text.vocabulary(), &device);
-            measure(&args, model, before, &device, &|model| loss(&model, ids.clone()))
+            let ids = ids([args.batch, args.tokens], model.text.vocabulary(), &device);
+            measure(&args, model, before, &device, &|model| {
+                // The last quarter of each text is its answer.
+                answer_loss(&model, ids.clone(), (args.tokens / 4).max(1))
+            })
         }
         Weights::Vision(..) => bail!("{}: neither a decoder nor a CLIP model", dir.display()),
     }
@@ -294,23 +296,6 @@ fn stepped<M: Module>(
     rule.step(model, &mut grads, lr, 1.0)
 }
 
-fn ids(args: &Args, vocabulary: usize, device: &Device) -> Tensor<2, Int> {
-    let known = vocabulary - 100;
-    let ids = (0..args.batch * args.tokens).map(|i| ((i * 7919 + 13) % known + 100) as i64);
-    let ids = TensorData::new(ids.collect::<Vec<_>>(), [args.batch, args.tokens]);
-    Tensor::from_data(ids, device)
-}
-
-/// The mean loss of the last quarter of each text, its answer.
-fn loss(model: &TextModel, ids: Tensor<2, Int>) -> Tensor<1> {
-    let ([batch, tokens], vocabulary) = (ids.dims(), model.text.vocabulary());
-    let answer = (tokens / 4).max(1);
-    let states = model.text.states(ids.clone(), None, None, false).last;
-    let logits = model.text.logits(states.narrow(1, tokens - answer - 1, answer));
-    let wanted = ids.narrow(1, tokens - answer, answer).reshape([batch * answer]);
-    class_cross_entropy(logits.reshape([batch * answer, vocabulary]), wanted).mean()
-}
-
 /// The folder of a model, which is made if it is not there.
 fn made(size: Size, models: &Path) -> Result<PathBuf> {
     let (dir, millions) = match size {
@@ -321,10 +306,7 @@ fn made(size: Size, models: &Path) -> Result<PathBuf> {
         return Ok(dir);
     }
     let Some([layers, width, inner, heads, kv, vocabulary]) = millions.and_then(shape) else {
-        let config = ClipConfig::default();
-        let plan = Blueprint::clip(&config).map_err(anyhow::Error::msg)?;
-        let model = DualModel::init(&config, Start::Clip, 0, &Device::default());
-        Weights::Dual(plan, model).save(&dir, Float::F32)?;
+        write_clip(&dir, &Device::default())?;
         return Ok(dir);
     };
     let config = json!({

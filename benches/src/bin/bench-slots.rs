@@ -5,10 +5,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Tensor};
 use clap::{Parser, ValueEnum};
 use serde_json::json;
-use vlm_benches::{memory, simd, time};
+use vlm_benches::{ids, memory, simd, time};
 use vlm_encoders::{Blueprint, TextModel, TextSpec, Weights};
 use vlm_nn::adapter::{self, Entries};
 use vlm_nn::ops::class_cross_entropy;
@@ -67,6 +67,8 @@ enum Task {
 
 /// Values of a row of a picture, as DINOv2's small tower has them.
 const SEEN: usize = 384;
+/// Tokens that any of the decoders knows.
+const KNOWN: usize = 40_100;
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -141,14 +143,9 @@ fn entries(args: &Args, model: &TextModel, batch: usize, device: &Device) -> Opt
     Some(memory.entries(&vec![Some(picture); batch], device))
 }
 
-fn ids(count: usize, batch: usize, device: &Device) -> Tensor<2, Int> {
-    let ids = (0..batch * count).map(|i| ((i * 7919 + 13) % 40_000 + 100) as i64);
-    Tensor::from_data(TensorData::new(ids.collect::<Vec<_>>(), [batch, count]), device)
-}
-
 /// The rows of a prompt: of a picture, unless that is remembered, and of the text.
 fn rows(args: &Args, model: &TextModel, batch: usize, device: &Device) -> Tensor<3> {
-    let text = model.text.look_up(ids(args.tokens, batch, device));
+    let text = model.text.look_up(ids([batch, args.tokens], KNOWN, device));
     let width = text.dims()[2];
     if args.picture == 0 || args.method == Method::Memvp {
         return text;
@@ -184,7 +181,7 @@ fn answered(
 /// Training steps on the answers at the ends of texts.
 fn steps(args: &Args, model: TextModel, device: &Device) -> Vec<f64> {
     let vocabulary = model.text.vocabulary();
-    let wanted = ids(args.answer, args.batch, device).reshape([args.batch * args.answer]);
+    let wanted = ids([args.batch, args.answer], KNOWN, device).reshape([args.batch * args.answer]);
     let mut rule = AdamW::new(OptimConfig::default(), &Device::default());
     let mut state = Some(model);
     time(1, args.repeats, device, || {

@@ -87,9 +87,8 @@ pub fn start<M: Module>(model: &M) -> String {
 /// If its last checkpoint cannot be read, or the file cannot be written.
 pub fn write(run: &RunDir, config: &RunConfig, start: String) -> Result<()> {
     let Some((_, path)) = Checkpoint::list(&run.checkpoints()).pop() else { return Ok(()) };
-    let checkpoint = Checkpoint::read(&path)?;
     let blame = |reason: String| anyhow!("{}: {reason}", path.display());
-    let steps = MezoStep::read(&checkpoint.optimizer).map_err(blame)?;
+    let steps = MezoStep::read(&Checkpoint::rule_state(&path)?).map_err(blame)?;
     let mut lr: Vec<(f32, usize)> = Vec::new();
     for step in &steps {
         match lr.last_mut() {
@@ -97,7 +96,7 @@ pub fn write(run: &RunDir, config: &RunConfig, start: String) -> Result<()> {
             _ => lr.push((step.lr, 1)),
         }
     }
-    let kept = checkpoint.progressed.best.map_or(steps.len(), |(_, step)| step as usize);
+    let kept = Checkpoint::progressed(&path)?.best.map_or(steps.len(), |(_, step)| step as usize);
     let replay = Replay {
         vlm: env!("CARGO_PKG_VERSION").into(),
         config: config.clone(),

@@ -212,7 +212,7 @@ pub(crate) fn whole_loss<M: Scored>(
     if chunk > 0 {
         return Err("batch.chunk needs gradients that are kept: use optim.rule = \"adamw\"".into());
     }
-    Ok(all_at_once(model, batch, kind, &model.log_scale().device()))
+    Ok(loss_of_pairs(model, batch, kind))
 }
 
 fn loss_of<M: Scored>(

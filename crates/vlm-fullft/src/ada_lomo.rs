@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use vlm_nn::ops::{AdaLomoStep, ada_lomo_step};
+use vlm_nn::params::factor_at;
 
-use crate::lomo::scale_of;
 use crate::{Passed, Weight, backward};
 
 /// How AdaLomo changes weights.
@@ -83,7 +83,7 @@ impl AdaLomo {
         };
         let (moments, lr_scale) = (self.moments.clone(), self.config.lr_scale.clone());
         let change = move |weight: &Weight, value: Tensor<1>, grad: Tensor<1>| {
-            let lr = step.lr * scale_of(&lr_scale, &weight.path);
+            let lr = step.lr * factor_at(&lr_scale, &weight.path);
             let weight_decay = if weight.shape.len() > 1 { step.weight_decay } else { 0.0 };
             let step = AdaLomoStep { lr, weight_decay, ..step };
             let mut moments = moments.lock().unwrap_or_else(PoisonError::into_inner);

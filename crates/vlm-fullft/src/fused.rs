@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::Tensor;
 use vlm_nn::ops::{Arrived, Hook, Meter, Sink, sink};
-use vlm_nn::params::PathStack;
+use vlm_nn::params::{self, PathStack};
 
 /// A weight whose gradient has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub fn backward<M: Module, E>(
 ) -> (M, Result<Passed, E>) {
     let pass = Arc::new(Pass { inside: Mutex::default(), change, meter: Meter::default() });
     // The same module without the weights that train; they come back at the end.
-    let skeleton = model.clone().map(&mut Emptied);
+    let skeleton = params::emptied(model.clone(), true);
     let mut tapper = Tapper { stack: PathStack::default(), pass: &pass, leaves: HashMap::new() };
     let tapped = model.map(&mut tapper);
     let trained = tapper.leaves.len();
@@ -125,26 +125,6 @@ impl Pass {
             inside.weights.insert(id, (weight, value));
             inside.heard.insert(id, bytes);
         });
-    }
-}
-
-/// Leaves places without memory where weights train.
-struct Emptied;
-
-impl ModuleMapper for Emptied {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if !param.is_require_grad() {
-            return param;
-        }
-        let (id, device, shape) = (param.id, param.lazy_device(), param.lazy_shape());
-        let zeros = shape.clone();
-        Param::uninitialized(
-            id,
-            move |device, grad| Tensor::zeros(zeros, device).set_require_grad(grad),
-            device,
-            true,
-            shape,
-        )
     }
 }
 

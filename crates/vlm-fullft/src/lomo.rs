@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use vlm_nn::ops::{SgdStep, sgd_step, square_sum};
+use vlm_nn::params::factor_at;
 
 use crate::{Passed, Weight, backward};
 
@@ -69,19 +70,13 @@ impl Lomo {
         }
         let lr_scale = self.config.lr_scale.clone();
         let change = move |weight: &Weight, value, grad| {
-            let lr = lr * scale_of(&lr_scale, &weight.path);
+            let lr = lr * factor_at(&lr_scale, &weight.path);
             let decay = if weight.shape.len() > 1 { weight_decay } else { 0.0 };
             let step = SgdStep { keep: 1.0 - lr * decay, length: lr * scale, clip: clip_value };
             sgd_step(value, grad, step)
         };
         backward(model, loss, Arc::new(change))
     }
-}
-
-/// The factor on the learning rate of the weight at a path.
-pub(crate) fn scale_of(scales: &BTreeMap<String, f64>, path: &str) -> f64 {
-    let fits = scales.iter().filter(|(start, _)| path.starts_with(start.as_str()));
-    fits.max_by_key(|(start, _)| start.len()).map_or(1.0, |(_, scale)| *scale)
 }
 
 /// The model as it was, and the length of the whole gradient, each value of which is cut first.

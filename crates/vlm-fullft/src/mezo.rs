@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::Tensor;
 use vlm_nn::ops::{LARGEST_COORDINATE, Nudge, nudge};
-use vlm_nn::params::PathStack;
-
-use crate::lomo::scale_of;
+use vlm_nn::params::{PathStack, factor_at};
 
 /// How MeZO changes weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -285,7 +283,7 @@ impl ModuleMapper for Untracker<'_> {
         let (id, value, mapper) = param.consume();
         let value = value.inner();
         let MezoConfig { eps, lr_scale, .. } = &self.mezo.config;
-        let scale = scale_of(lr_scale, &path);
+        let scale = factor_at(lr_scale, &path);
         if let Some(leaf) = self.leaves.get_mut(&id) {
             leaf.places += 1;
         } else {

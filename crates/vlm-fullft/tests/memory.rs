@@ -1,22 +1,14 @@
 //! What LOMO takes, as the system counts it. A process of its own: a peak cannot be set back.
 #![cfg(target_os = "linux")]
 
-use burn::module::Module;
+mod common;
+
 use burn::tensor::{Device, Tensor};
 use vlm_fullft::{AdaLomo, AdaLomoConfig, Lomo, LomoConfig};
 use vlm_nn::Linear;
 use vlm_nn::params::{self, Init};
 
-#[derive(Module, Debug)]
-struct Chain {
-    maps: Vec<Linear>,
-}
-
-fn status(field: &str) -> f64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = text.lines().find(|line| line.starts_with(field)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
-}
+use common::{Chain, status};
 
 /// Weights are written in place, and no more than one gradient is there.
 #[test]

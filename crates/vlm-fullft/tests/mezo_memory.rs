@@ -1,22 +1,15 @@
 //! What MeZO takes, as the system counts it. A process of its own: a peak cannot be set back.
 #![cfg(target_os = "linux")]
 
+mod common;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use vlm_fullft::{Mezo, MezoConfig};
 use vlm_nn::Linear;
 use vlm_nn::params::{self, Init};
 
-#[derive(Module, Debug)]
-struct Chain {
-    maps: Vec<Linear>,
-}
-
-fn status(field: &str) -> f64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = text.lines().find(|line| line.starts_with(field)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
-}
+use common::{Chain, status};
 
 /// Weights are moved in place, nothing is kept of a direction, and nothing for a backward pass.
 #[test]

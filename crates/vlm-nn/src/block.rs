@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::adapter::{Past, bypass};
 use crate::params::blank;
-use crate::pass::{mean_of_seen, on_device_of};
+use crate::pass::{mean_of_seen, on_device_of, plain};
 use crate::recompute::{self, recomputed};
 use crate::{Activation, Attention, AttentionConfig, FeedForward, Norm, NormKind, Pass, Rotary};
 
@@ -256,14 +256,7 @@ impl Block {
                     Some(heard) => self.feed_forward.forward_with(seen, heard),
                     None => self.fed(seen, way),
                 };
-                let y = match &self.scale2 {
-                    Some(scale) => y * scale.val().unsqueeze(),
-                    None => y,
-                };
-                x + match &self.norm2_after {
-                    Some(after) => after.forward(y),
-                    None => y,
-                }
+                added(x, y, self.norm2_after.as_ref(), self.scale2.as_ref())
             }
         }
     }
@@ -283,21 +276,30 @@ impl Block {
         scale: Option<&Param<Tensor<1>>>,
         f: impl FnOnce(Tensor<3>) -> Tensor<3>,
     ) -> Tensor<3> {
-        let scaled = |y: Tensor<3>| match scale {
-            Some(scale) => y * scale.val().unsqueeze(),
-            None => y,
-        };
         match self.place {
-            NormPlace::Pre => x.clone() + scaled(f(norm.forward(x))),
-            NormPlace::Post => norm.forward(x.clone() + scaled(f(x))),
-            NormPlace::Around => {
-                let y = scaled(f(norm.forward(x.clone())));
-                x + match after {
-                    Some(after) => after.forward(y),
-                    None => y,
-                }
+            NormPlace::Pre | NormPlace::Around => {
+                let y = f(norm.forward(x.clone()));
+                added(x, y, after, scale)
             }
+            NormPlace::Post => norm.forward(added(x.clone(), f(x), None, scale)),
         }
+    }
+}
+
+/// The rows with what a sub-layer makes of them, scaled and normed if it is to be.
+fn added(
+    x: Tensor<3>,
+    y: Tensor<3>,
+    after: Option<&Norm>,
+    scale: Option<&Param<Tensor<1>>>,
+) -> Tensor<3> {
+    let y = match scale {
+        Some(scale) => y * scale.val().unsqueeze(),
+        None => y,
+    };
+    x + match after {
+        Some(after) => after.forward(y),
+        None => y,
     }
 }
 
@@ -357,7 +359,6 @@ impl Stack {
         if !recompute::is_on() {
             return blocks.fold(x, |x, block| block.forward(x, mask.clone()));
         }
-        let plain = |mask: Tensor<3>| if mask.is_autodiff() { mask.inner() } else { mask };
         let mask = mask.map(plain);
         blocks.fold(x, |x, block| {
             let mask = mask.clone();

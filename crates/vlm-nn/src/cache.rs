@@ -86,16 +86,13 @@ impl Cache {
     /// If there is no such row.
     pub fn keep(&mut self, rows: &[usize]) {
         self.positions = rows.iter().map(|row| self.positions[*row].clone()).collect();
+        let of_rows = |x: &Tensor<3>| {
+            Tensor::cat(rows.iter().map(|row| x.clone().narrow(0, *row, 1)).collect(), 0)
+        };
         for layer in self.layers.iter_mut().flatten() {
-            let of_rows = |x: &Tensor<3>| {
-                Tensor::cat(rows.iter().map(|row| x.clone().narrow(0, *row, 1)).collect(), 0)
-            };
             *layer = Layer { keys: of_rows(&layer.keys), values: of_rows(&layer.values) };
         }
         for Sum { sums: (sum, count), .. } in self.sums.iter_mut().flatten() {
-            let of_rows = |x: &Tensor<3>| {
-                Tensor::cat(rows.iter().map(|row| x.clone().narrow(0, *row, 1)).collect(), 0)
-            };
             (*sum, *count) = (of_rows(sum), of_rows(count));
         }
     }

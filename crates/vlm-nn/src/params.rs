@@ -4,6 +4,8 @@
 //! loading a checkpoint never allocates a model twice. A parameter's path is its field names
 //! joined by dots, such as `vision.stack.blocks.0.attention.q.weight`.
 
+use std::collections::BTreeMap;
+
 use crate::adapter;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Shape, Tensor, TensorData};
@@ -21,11 +23,15 @@ pub fn blank<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor
     )
 }
 
-/// The same module with places without memory in place of its values: for whoever needs its shape alone.
-pub fn emptied<M: Module>(module: M) -> M {
-    struct Emptier;
+/// The same module with places without memory in place of its values, or of those alone that train: for whoever
+/// needs its shape, or holds the values elsewhere.
+pub fn emptied<M: Module>(module: M, trained_only: bool) -> M {
+    struct Emptier(bool);
     impl ModuleMapper for Emptier {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if self.0 && !param.is_require_grad() {
+                return param;
+            }
             let (id, device, shape) = (param.id, param.lazy_device(), param.lazy_shape());
             let (zeros, trains) = (shape.clone(), param.is_require_grad());
             Param::uninitialized(
@@ -37,7 +43,13 @@ pub fn emptied<M: Module>(module: M) -> M {
             )
         }
     }
-    module.map(&mut Emptier)
+    module.map(&mut Emptier(trained_only))
+}
+
+/// The factor of the parameter at a path, by the starts of paths: the longest that fits holds, 1 if none does.
+pub fn factor_at(factors: &BTreeMap<String, f64>, path: &str) -> f64 {
+    let fits = factors.iter().filter(|(start, _)| path.starts_with(start.as_str()));
+    fits.max_by_key(|(start, _)| start.len()).map_or(1.0, |(_, factor)| *factor)
 }
 
 /// What is known of a parameter without touching its values.

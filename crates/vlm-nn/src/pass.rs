@@ -132,7 +132,6 @@ impl<'a> Pass<'a> {
         if more || self.begun.is_some() {
             return None;
         }
-        let plain = |mask: Tensor<3>| if mask.is_autodiff() { mask.inner() } else { mask };
         Some(Frame {
             mask: self.mask.clone().map(plain),
             positions: self.positions.clone(),
@@ -353,6 +352,11 @@ impl Frame {
             ..Pass::default()
         }
     }
+}
+
+/// A mask on the plain device.
+pub(crate) fn plain(mask: Tensor<3>) -> Tensor<3> {
+    if mask.is_autodiff() { mask.inner() } else { mask }
 }
 
 /// A plain mask, with gradients if `x` has them.

@@ -125,12 +125,7 @@ impl Method for Prefix {
 
     /// Of the stack that reads text, or the first one.
     fn targets(&self, sites: &[Site]) -> Targets {
-        let stacks: Vec<&str> = sites.iter().filter_map(|site| place(site).map(|p| p.0)).collect();
-        let reads = |stack: &&&str| stack.split('.').any(|part| part == "text");
-        let chosen = stacks.iter().find(reads).or(stacks.first()).copied();
-        let of = |site: &&Site| place(site).map(|(stack, ..)| stack) == chosen;
-        let names = sites.iter().filter(|_| chosen.is_some()).filter(of);
-        Targets::Names(names.map(|site| site.module.clone()).collect())
+        Targets::stack_of_text(sites, |site| place(site).map(|(stack, ..)| stack))
     }
 
     fn fits(&self, chosen: &[Site], all: &[Site]) -> Result<(), Error> {
@@ -180,9 +175,7 @@ impl Method for Prompt {
 
     /// The table of the part that reads text, or the first one.
     fn targets(&self, sites: &[Site]) -> Targets {
-        let reads = |site: &&Site| site.path.starts_with("text.");
-        let chosen = sites.iter().find(reads).or(sites.first());
-        Targets::Names(chosen.map(|site| site.module.clone()).into_iter().collect())
+        Targets::table_of_text(sites)
     }
 
     fn fits(&self, chosen: &[Site], _: &[Site]) -> Result<(), Error> {

@@ -181,9 +181,7 @@ impl Method for Memvp {
 
     /// The table of the part that reads text, or the first one.
     fn targets(&self, sites: &[Site]) -> Targets {
-        let reads = |site: &&Site| site.path.starts_with("text.");
-        let chosen = sites.iter().find(reads).or(sites.first());
-        Targets::Names(chosen.map(|site| site.module.clone()).into_iter().collect())
+        Targets::table_of_text(sites)
     }
 
     fn fits(&self, chosen: &[Site], _: &[Site]) -> Result<(), Error> {

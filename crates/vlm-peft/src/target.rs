@@ -35,6 +35,23 @@ impl Targets {
         Targets::Names(names.iter().map(|name| (*name).to_owned()).collect())
     }
 
+    /// The table of tokens of the part that reads text, or the first one.
+    pub(crate) fn table_of_text(sites: &[Site]) -> Self {
+        let reads = |site: &&Site| site.path.starts_with("text.");
+        let chosen = sites.iter().find(reads).or(sites.first());
+        Targets::Names(chosen.map(|site| site.module.clone()).into_iter().collect())
+    }
+
+    /// The maps of the stack that reads text, or of the first one; `stack_of` names that of a map, if the map is
+    /// of a kind that is wanted.
+    pub(crate) fn stack_of_text(sites: &[Site], stack_of: fn(&Site) -> Option<&str>) -> Self {
+        let stacks: Vec<&str> = sites.iter().filter_map(stack_of).collect();
+        let reads = |stack: &&&str| stack.split('.').any(|part| part == "text");
+        let chosen = stacks.iter().find(reads).or(stacks.first()).copied();
+        let of = |site: &&Site| chosen.is_some() && stack_of(site) == chosen;
+        Targets::Names(sites.iter().filter(of).map(|site| site.module.clone()).collect())
+    }
+
     /// Those of a model's maps that fit. A map fits by its name in the reference or by its path here.
     ///
     /// # Errors

@@ -57,21 +57,16 @@ impl<T: Task> Adapted<'_, T> {
         }
     }
 
-    /// Compares sets of attentions on a batch that is not trained on, if it is time to.
+    /// Compares sets of attentions on a batch of the training set, if it is time to.
     fn compare(&self, eas: &Eas, model: &T::Model) -> Result<(), BoxError> {
         let step = eas.found.step();
         let warm = (eas.search as f64 * eas.search_warmup) as u64;
         if step >= eas.search || step < warm || !(step + 1).is_multiple_of(eas.search_every) {
             return Ok(());
         }
-        let batch = match self.task.held_out(step)? {
-            Some(batch) => batch,
-            // Those of the training set in an order that no epoch has.
-            None => match self.task.batches(u64::MAX - step, 0)?.next() {
-                Some(batch) => batch?,
-                None => return Ok(()),
-            },
-        };
+        // In an order that no epoch has.
+        let Some(batch) = self.task.batches(u64::MAX - step, 0)?.next() else { return Ok(()) };
+        let batch = batch?;
         let model = model.valid();
         let mut trials = Vec::new();
         for set in eas.found.drawn(self.seed, step, eas.search_sets) {
@@ -131,10 +126,6 @@ impl<T: Task> Task for Adapted<'_, T> {
             }
         }
         self.task.before_step(step);
-    }
-
-    fn held_out(&self, number: u64) -> Result<Option<T::Batch>, BoxError> {
-        self.task.held_out(number)
     }
 
     /// While attentions are tried out, each has two parts, of which a step uses one.

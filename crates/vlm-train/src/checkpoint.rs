@@ -101,6 +101,12 @@ pub(crate) fn step_of(name: &str) -> Option<u64> {
 const STATE: &str = "state.json";
 const PARTS: [&str; 3] = ["weights", "optimizer", "average"];
 
+/// The tensors of one of the parts.
+fn part(dir: &Path, name: &str) -> Result<BTreeMap<String, TensorData>, Error> {
+    let files = TensorFiles::open_file(&dir.join(format!("{name}.safetensors")))?;
+    files.names().map(|name| Ok((name.to_owned(), files.read(name)?))).collect()
+}
+
 impl Checkpoint {
     /// Writes the folder `DIR/step-N`; it appears whole or not at all.
     ///
@@ -138,15 +144,17 @@ impl Checkpoint {
     /// If a file is missing or damaged.
     pub fn read(dir: &Path) -> Result<Self, Error> {
         let progressed = Self::progressed(dir)?;
-        let mut parts = PARTS.iter().map(|name| {
-            let files = TensorFiles::open_file(&dir.join(format!("{name}.safetensors")))?;
-            files
-                .names()
-                .map(|name| Ok((name.to_owned(), files.read(name)?)))
-                .collect::<Result<BTreeMap<_, _>, Error>>()
-        });
+        let mut parts = PARTS.iter().map(|name| part(dir, name));
         let mut next = || parts.next().unwrap_or_else(|| Ok(BTreeMap::new()));
         Ok(Checkpoint { progressed, weights: next()?, optimizer: next()?, average: next()? })
+    }
+
+    /// Reads only the update rule's state.
+    ///
+    /// # Errors
+    /// If the file is missing or damaged.
+    pub fn rule_state(dir: &Path) -> Result<BTreeMap<String, TensorData>, Error> {
+        part(dir, PARTS[1])
     }
 
     /// Reads only where the run stands.

@@ -121,11 +121,7 @@ impl OptimConfig {
 
     /// The factor on the learning rate of the parameter at `path`.
     pub fn scale_of(&self, path: &str) -> f64 {
-        self.lr_scale
-            .iter()
-            .filter(|(prefix, _)| path.starts_with(prefix.as_str()))
-            .max_by_key(|(prefix, _)| prefix.len())
-            .map_or(1.0, |(_, scale)| *scale)
+        params::factor_at(&self.lr_scale, path)
     }
 }
 

@@ -78,15 +78,6 @@ pub trait Task {
     /// Prepares the step of that number, from 0 on.
     fn before_step(&self, _step: u64) {}
 
-    /// A batch that is not trained on, to compare by, the same for the same number; `None` if the task keeps
-    /// none.
-    ///
-    /// # Errors
-    /// If the data cannot be read.
-    fn held_out(&self, _number: u64) -> Result<Option<Self::Batch>, BoxError> {
-        Ok(None)
-    }
-
     /// Whether the trainable parameter at a path has no part in the step that is being made.
     fn is_idle(&self, _path: &str) -> bool {
         false

@@ -39,8 +39,7 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
         .map(|eval| Ok((eval, open(&eval.data, "test")?)))
         .collect::<Result<Vec<_>>>()?;
     let validation = config.data.val.as_ref().map(|name| open(name, "val")).transpose()?;
-    let (mut folder, source) = begin(config, generative, device)?;
-    folder.plan.spec.memory = config.adapter.as_ref().is_some_and(AdapterConfig::remembers);
+    let (folder, source) = begin(config, generative, device)?;
     let facts = facts(&folder, generative);
     let plan = folder.plan.clone();
     let size = folder.images.output_size();
@@ -137,14 +136,13 @@ fn begin<'a>(
     generative: &'a GenerativeConfig,
     device: &Device,
 ) -> Result<(GenerativeFolder, &'a Path)> {
-    match (&generative.from, &generative.assemble) {
-        (Some(dir), _) => {
-            let four_bit = config.four_bit();
-            Ok((GenerativeFolder::open_packed(dir, four_bit, device)?, dir))
-        }
-        (None, Some(assembly)) => Ok((assembly.assemble(config.seed, device)?, &assembly.vision)),
+    let (mut folder, source) = match (&generative.from, &generative.assemble) {
+        (Some(dir), _) => (GenerativeFolder::open_packed(dir, config.four_bit(), device)?, dir),
+        (None, Some(assembly)) => (assembly.assemble(config.seed, device)?, &assembly.vision),
         (None, None) => bail!("model.generative needs `from` or `assemble`"),
-    }
+    };
+    folder.plan.spec.memory = config.adapter.as_ref().is_some_and(AdapterConfig::remembers);
+    Ok((folder, source))
 }
 
 fn batching(config: &RunConfig) -> Batching {
@@ -161,8 +159,7 @@ pub fn preview(
     device: &Device,
 ) -> Result<Preview> {
     let data = Conversations::open(&config.data.train, "train")?;
-    let (mut folder, _) = begin(config, generative, device)?;
-    folder.plan.spec.memory = config.adapter.as_ref().is_some_and(AdapterConfig::remembers);
+    let (folder, _) = begin(config, generative, device)?;
     let (tokenizer, images) = (folder.tokenizer.clone(), folder.images.clone());
     let how = (generative.clone(), batching(config));
     let rows = GenerativeTask::first_rows(&data, folder, how).map_err(Error::from_boxed)?;

@@ -19,7 +19,7 @@ use crate::{output, report};
 pub fn pictures(run: &Run<'_>, mut folder: VisionFolder) -> Result<ExitCode> {
     let plan = folder.plan.clone();
     // The task keeps the shape alone.
-    let shape = emptied(folder.model.clone());
+    let shape = emptied(folder.model.clone(), false);
     let model = std::mem::replace(&mut folder.model, shape);
     let block = &plan.spec.block;
     let facts =
@@ -33,7 +33,7 @@ pub fn texts(run: &Run<'_>, mut folder: TextFolder) -> Result<ExitCode> {
         adapter.make_room(&mut folder.plan.spec)?;
     }
     let plan = folder.plan.clone();
-    let shape = emptied(folder.model.clone());
+    let shape = emptied(folder.model.clone(), false);
     let model = std::mem::replace(&mut folder.model, shape);
     let facts = vec![(
         "text tower",

@@ -97,24 +97,20 @@ impl GenerativeFolder {
     ) -> Result<Vec<Generation>, Error> {
         let model = &self.model;
         let mut quiet = |_: usize, _: i64| ControlFlow::Continue(());
-        if model.memory().is_some() {
-            let mut said = Vec::new();
-            for asked in asked {
-                let Some(first) = asked.first() else { continue };
-                let pictures = model.picture_rows(first.pictures())?;
-                let ids = asked.iter().map(|one| one.ids().to_vec()).collect();
-                let mut prompt = model.prompt_with(ids, vec![pictures; asked.len()])?;
-                let from = stream + said.len() as u64;
-                prompt.streams = (from..from + asked.len() as u64).collect();
-                said.extend(generate(model, &prompt, sampling, &mut quiet)?);
-            }
-            return Ok(said);
-        }
+        let remembers = model.memory().is_some();
         let apart = model.prefix() || model.reads_question() || model.gates().is_some();
-        if apart || !sampling.cached {
+        if apart || remembers || !sampling.cached {
             let mut said = Vec::new();
             for asked in asked {
-                let mut prompt = model.prompt(asked)?;
+                let mut prompt = match asked.first() {
+                    // The picture of all is looked at once.
+                    Some(first) if remembers => {
+                        let pictures = model.picture_rows(first.pictures())?;
+                        let ids = asked.iter().map(|one| one.ids().to_vec()).collect();
+                        model.prompt_with(ids, vec![pictures; asked.len()])?
+                    }
+                    _ => model.prompt(asked)?,
+                };
                 let from = stream + said.len() as u64;
                 prompt.streams = (from..from + asked.len() as u64).collect();
                 said.extend(generate(model, &prompt, sampling, &mut quiet)?);

@@ -109,7 +109,7 @@ impl GenerativeTask {
         }
         task.fit();
         // The task keeps the shape alone: what trains is there once, and can be written in place.
-        let shape = emptied(task.folder.model.clone());
+        let shape = emptied(task.folder.model.clone(), false);
         let model = std::mem::replace(&mut task.folder.model, shape);
         let model = task.trained_parts(model.train());
         Ok((task, model))

@@ -57,10 +57,6 @@ impl Bottleneck {
 
     fn narrow(&self, x: Tensor<2>) -> Tensor<2> {
         let inner = ops::activate(x.matmul(self.down.val()), self.activation);
-        let y = inner.matmul(self.up.val()) * self.scale;
-        match self.dropout > 0.0 && y.is_autodiff() {
-            true => super::dropped(y, self.dropout),
-            false => y,
-        }
+        super::dropped(inner.matmul(self.up.val()) * self.scale, self.dropout)
     }
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use burn::module::{Module, Param};
+use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
-use burn::tensor::{Distribution, Tensor};
 
-use super::{Adapters, Part};
+use super::Part;
 use crate::ops;
 
 /// A way past an attention, or in front of one that stays (efficient attention skipping, Wu et al. 2024,
@@ -127,12 +127,11 @@ impl Propagation {
         };
         let heard = scaled(up * half);
         let straight = scaled(straight);
-        let param1 = |x: Tensor<1>| Param::from_tensor(x);
         let map = |weight: &Tensor<2>| {
             let inner = weight.dims()[1];
             Map {
                 weight: Param::from_tensor(heard.clone().matmul(weight.clone())),
-                bias: param1(
+                bias: Param::from_tensor(
                     still.clone().unsqueeze::<2>().matmul(weight.clone()).reshape([inner]),
                 ),
             }
@@ -149,23 +148,18 @@ impl Propagation {
 /// The blocks whose attention is skipped, shared by all bypasses of an adapter: to be changed from step to
 /// step.
 #[derive(Clone, Debug, Default)]
-pub struct Skips(Arc<RwLock<Arc<BTreeSet<usize>>>>);
+pub struct Skips(Arc<RwLock<BTreeSet<usize>>>);
 
 impl Skips {
     /// Skips these from now on.
     pub fn set(&self, layers: impl IntoIterator<Item = usize>) {
-        let layers = Arc::new(layers.into_iter().collect());
+        let layers = layers.into_iter().collect();
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = layers;
-    }
-
-    /// Which they are.
-    pub fn get(&self) -> Arc<BTreeSet<usize>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether one of them is.
     pub fn contains(&self, layer: usize) -> bool {
-        self.get().contains(&layer)
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(&layer)
     }
 }
 
@@ -245,14 +239,7 @@ impl Propagation {
             (Some(means), Some(_)) => (means.clone().narrow(2, 0, narrow) + local) * 0.5,
             _ => local,
         };
-        let z = match self.dropout > 0.0 && z.is_autodiff() {
-            true => {
-                let keep = 1.0 - self.dropout;
-                z.clone()
-                    * (Tensor::random(z.dims(), Distribution::Bernoulli(keep), &z.device()) / keep)
-            }
-            false => z,
-        };
+        let z = super::dropped(z, self.dropout);
         let said = match (&self.other, &self.router, means) {
             (Some(other), Some(router), Some(means)) => {
                 let from = means.dims()[2] - width;
@@ -269,10 +256,9 @@ impl Propagation {
 
 /// What is to be done at an attention whose queries this weight makes.
 pub fn bypass(weight: &Param<Tensor<2>>) -> Option<Past<'_>> {
-    let adapters = weight.reparameterization::<Adapters>()?;
-    let mut parts = adapters.active().into_iter().filter_map(|part| match part {
+    let parts = super::active(weight).filter_map(|part| match part {
         Part::Bypass(part) => part.now(),
         _ => None,
     });
-    parts.next_back()
+    parts.last()
 }

@@ -131,7 +131,7 @@ impl LowRank {
     ) -> Tensor<2> {
         let (a, b) = self.factors();
         let drops = self.dropout > 0.0 && x.is_autodiff();
-        let seen = if drops { dropped(x.clone(), self.dropout) } else { x.clone() };
+        let seen = dropped(x.clone(), self.dropout);
         let term = |x: Tensor<2>| ops::linear(ops::linear(x, a.clone(), None), b.clone(), None);
         let Some(magnitude) = &self.magnitude else {
             return rest(x, bias) + term(seen);

@@ -2,9 +2,9 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::silu;
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{Device, Tensor};
 
-use super::{Adapters, Map, Part};
+use super::{Map, Part};
 use crate::ops::{self, Activation};
 
 /// Pictures as further keys and values of the feed-forwards of a stack, in place of tokens among those of the
@@ -97,26 +97,17 @@ impl Entries {
     pub fn said(&self, block: usize, x: Tensor<3>, activation: Activation) -> Tensor<3> {
         let own = |all: &[Tensor<3>]| all[block.min(all.len() - 1)].clone();
         let found = ops::activate(x.matmul(own(&self.keys).transpose()), activation);
-        let found = match self.dropout > 0.0 && found.is_autodiff() {
-            true => {
-                let keep = 1.0 - self.dropout;
-                let kept = Distribution::Bernoulli(keep);
-                found.clone() * (Tensor::random(found.dims(), kept, &found.device()) / keep)
-            }
-            false => found,
-        };
-        found.matmul(own(&self.values)) * self.scale
+        super::dropped(found, self.dropout).matmul(own(&self.values)) * self.scale
     }
 }
 
 /// The memory that hangs on a table of tokens.
 pub fn memory(table: &Param<Tensor<2>>) -> Option<&Memory> {
-    let adapters = table.reparameterization::<Adapters>()?;
-    let mut parts = adapters.active().into_iter().filter_map(|part| match part {
+    let parts = super::active(table).filter_map(|part| match part {
         Part::Memory(part) => Some(part),
         _ => None,
     });
-    parts.next_back()
+    parts.last()
 }
 
 #[cfg(test)]

@@ -192,8 +192,17 @@ impl Part {
     }
 }
 
-/// `x` with a share of its values set to 0 and the others raised to make up for it.
-fn dropped(x: Tensor<2>, share: f64) -> Tensor<2> {
+/// The parts that count on a weight, in the order in which they were hung on it.
+fn active(weight: &Param<Tensor<2>>) -> impl Iterator<Item = &Part> {
+    weight.reparameterization::<Adapters>().into_iter().flat_map(Adapters::active)
+}
+
+/// `x` with a share of its values set to 0 and the others raised to make up for it, where gradients are taken;
+/// as it is anywhere else.
+fn dropped<const D: usize>(x: Tensor<D>, share: f64) -> Tensor<D> {
+    if share <= 0.0 || !x.is_autodiff() {
+        return x;
+    }
     let keep = 1.0 - share;
     let mask = Tensor::random(x.dims(), Distribution::Bernoulli(keep), &x.device());
     x * (mask / keep)

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use super::{Adapters, Part};
+use super::Part;
 
 /// Learned rows in front of those that a matrix makes: keys and values beside the maps that make them
 /// (prefix tuning, Li and Liang 2021, arXiv 2101.00190), tokens beside the table of tokens (prompt
@@ -29,8 +29,7 @@ pub fn lead(weight: &Param<Tensor<2>>) -> usize {
 }
 
 fn of(weight: &Param<Tensor<2>>) -> impl Iterator<Item = &Rows> {
-    let adapters = weight.reparameterization::<Adapters>();
-    adapters.into_iter().flat_map(Adapters::active).filter_map(|part| match part {
+    super::active(weight).filter_map(|part| match part {
         Part::Rows(rows) => Some(rows),
         _ => None,
     })

@@ -269,6 +269,19 @@ impl Waiting {
         first
     }
 
+    /// Adds a part to what there is.
+    fn take_in(&mut self, value: Tensor<1>) {
+        self.hook.meter.add(4 * self.len);
+        self.sum = Some(match self.sum.take() {
+            None => value,
+            Some(sum) => {
+                let both = sum + value;
+                self.hook.meter.sub(4 * self.len);
+                both
+            }
+        });
+    }
+
     /// All parts in one; `None` if there are none.
     fn whole(&mut self) -> Option<Tensor<1>> {
         if self.sum.is_none() && !self.later.is_empty() {
@@ -353,14 +366,7 @@ pub(crate) fn deliver(node: NodeId, value: Tensor<1>) {
         drop(all);
         return take(Arrived::Rest(value));
     }
-    waiting.hook.meter.add(4 * waiting.len);
-    if waiting.sum.is_some() {
-        waiting.hook.meter.sub(4 * waiting.len);
-    }
-    waiting.sum = Some(match waiting.sum.take() {
-        Some(sum) => sum + value,
-        None => value,
-    });
+    waiting.take_in(value);
     if let Some(ready) = waiting.used() {
         drop(all);
         ready.hand_out();
@@ -379,16 +385,7 @@ pub(super) fn hand<B: Lift>(grads: &mut Gradients, node: NodeId, value: FloatTen
     }
     let about = (value.device(), value.dtype());
     arrived::<B>(grads, node, (&about.0, about.1), |waiting| {
-        let value = flat::<B>(value);
-        waiting.hook.meter.add(4 * waiting.len);
-        let both = waiting.sum.is_some();
-        waiting.sum = Some(match waiting.sum.take() {
-            Some(sum) => sum + value,
-            None => value,
-        });
-        if both {
-            waiting.hook.meter.sub(4 * waiting.len);
-        }
+        waiting.take_in(flat::<B>(value));
     });
 }
 

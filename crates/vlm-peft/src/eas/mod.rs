@@ -203,12 +203,7 @@ impl Method for Eas {
 
     /// The maps for queries of the stack that reads text, or of the first one.
     fn targets(&self, sites: &[Site]) -> Targets {
-        let stacks: Vec<&str> = sites.iter().filter_map(|site| Some(place(site)?.0)).collect();
-        let reads = |stack: &&&str| stack.split('.').any(|part| part == "text");
-        let chosen = stacks.iter().find(reads).or(stacks.first()).copied();
-        let of = |site: &&Site| place(site).map(|(stack, _)| stack) == chosen;
-        let names = sites.iter().filter(|_| chosen.is_some()).filter(of);
-        Targets::Names(names.map(|site| site.module.clone()).collect())
+        Targets::stack_of_text(sites, |site| place(site).map(|(stack, _)| stack))
     }
 
     fn fits(&self, chosen: &[Site], all: &[Site]) -> Result<(), Error> {
