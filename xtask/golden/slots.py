@@ -129,6 +129,12 @@ def remembered(p, x):
     return h + feed_forward(p, n) + 0.7 * found
 
 
+def beside(p, x):
+    h = x + attention(p, norm(p, "norm1", x))
+    n = norm(p, "norm2", h)
+    return h + feed_forward(p, n) + 0.6 * F.linear(F.gelu(F.linear(n, p["fc1.weight"])), p["fc2.weight"])
+
+
 tensors = {}
 
 
@@ -155,5 +161,9 @@ for gated, kind in ((True, "gated"), (False, "plain")):
     p |= {"fc2.bias": wave(WIDTH, height=0.2), "emb1": wave(1, 6, WIDTH), "emb2": wave(1, 6, WIDTH)}
     p["picture"] = wave(4, 7)
     case(f"memory-{kind}", p, remembered)
+
+for gated, kind in ((True, "gated"), (False, "plain")):
+    p = block(gated) | {"fc1.weight": wave(3, WIDTH), "fc2.weight": wave(WIDTH, 3)}
+    case(f"beside-{kind}", p, beside)
 
 save_file(tensors, OUT / "expected.safetensors")

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::backend::Backend;
 use crate::runs;
 
-/// The kinds, each with choices that suit the small tower and decoder of configs/easy-vqa.toml: 16
+/// The kinds, each with choices that suit the small tower and decoder of configs/fusions.toml: 16
 /// rows a picture, or as near as the kind comes.
 const KINDS: [(&str, &str); 8] = [
     ("linear", "pool = 2"),
@@ -16,20 +16,20 @@ const KINDS: [(&str, &str); 8] = [
     ("pixel-shuffle", "factor = 2"),
     ("resampler", "latents = 16, layers = 2"),
     ("q-former", "queries = 16, width = 384, layers = 4, heads = 6, inner = 1536"),
-    ("gated", "every = 6, heads = 6, resampler = { latents = 16, layers = 2 }"),
+    ("gated", "every = 2, heads = 6, resampler = { latents = 16, layers = 2 }"),
     ("co-attention", "pool = 2, width = 384, layers = 2, heads = 6, inner = 1536"),
     ("merged", "pool = 2, width = 384, layers = 4, heads = 6, inner = 1536"),
 ];
 
 /// Train every kind of fusion on the same task with the same budget and print a table
 ///
-/// Trains into runs/NAME-fusion-KIND, NAME being that of the configuration, which has to assemble a
+/// Trains into runs/NAME-KIND, NAME being that of the configuration, which has to assemble a
 /// model. A run that was broken off is resumed, a finished one is not made again: delete its folder
 /// for that.
 #[derive(clap::Args)]
 pub struct Args {
     /// What to train
-    #[arg(long, value_name = "CONFIG.toml", default_value = "configs/easy-vqa.toml")]
+    #[arg(long, value_name = "CONFIG.toml", default_value = "configs/fusions.toml")]
     config: PathBuf,
     /// Steps of each run, in place of those of the configuration
     #[arg(long, value_name = "N")]
@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> Result<()> {
             arguments.extend(["--set".to_owned(), format!("train.steps={steps}")]);
         }
         arguments.extend_from_slice(&args.arguments);
-        let out = format!("runs/{name}-fusion-{kind}");
+        let out = format!("runs/{name}-{kind}");
         let summary = runs::trained(&args.config, &out, &arguments, args.backend)?;
         rows.push((kind, summary));
     }
@@ -94,7 +94,7 @@ fn table(rows: &[(&str, Value)]) -> String {
             number(&summary["metrics"][&measure], 0.01, 1),
             number(&cost["fusion"]["values"], 1e6, 2),
             number(&cost["picture_rows"], 1.0, 0),
-            number(&cost["step_seconds"], 1.0, 1),
+            number(&cost["step_seconds"], 1.0, 2),
             number(&cost["peak_memory_bytes"], f64::from(1 << 30), 2),
         );
     }
@@ -118,7 +118,7 @@ mod tests {
             table(&[("mlp", summary), ("gated", Value::Null)]),
             "| fusion | test_accuracy | values of the fusion | rows a picture | s a step | peak memory |\n\
              |---|--:|--:|--:|--:|--:|\n\
-             | mlp | 87.5 | 0.55 M | 16 | 8.0 | 3.00 GiB |\n\
+             | mlp | 87.5 | 0.55 M | 16 | 8.04 | 3.00 GiB |\n\
              | gated | – | – M | – | – | – GiB |\n"
         );
     }

@@ -72,7 +72,17 @@ impl AdapterConfig {
         generative: &GenerativeConfig,
         seed: u64,
     ) -> Result<(M, Adapter, Base)> {
-        let names = |path: &str, rank: usize| match trains(generative, path) {
+        if let AnyMethod::Memvp(memvp) = &self.method
+            && memvp.tower_size > 0
+            && !generative.trains(Part::Vision)
+        {
+            bail!(
+                "adapter.tower_size needs the image tower among what trains: --set \
+                 'model.generative.train=[\"vision\", \"fusion\", \"text\"]'"
+            );
+        }
+        let learns = |path: &str| trains(generative, path) && plan.spec.uses(path);
+        let names = |path: &str, rank: usize| match learns(path) {
             true => plan.in_memory(path, rank),
             false => None,
         };

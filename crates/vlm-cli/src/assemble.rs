@@ -64,7 +64,7 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
         prefix_lm: args.prefix_lm,
         ..Assembly::new(&args.vision, &args.language)
     };
-    let folder = assembly.assemble(args.seed, device)?;
+    let folder = assembly.assemble(std::iter::empty(), args.seed, device)?;
     let staged = StagedDir::new(&args.out).with_context(|| args.out.display().to_string())?;
     folder.save(staged.path(), Float::F32)?;
     staged.commit().with_context(|| args.out.display().to_string())?;

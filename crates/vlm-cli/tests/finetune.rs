@@ -93,7 +93,17 @@ fn every_method_makes_an_adapter_that_can_be_worn() {
         differ += usize::from(said(Some(&adapter)) != plain);
     }
     assert!(differ >= 13, "only {differ} of 15 adapters change what the model says");
+    // Rows of pictures, and narrow layers in the tower that sees them.
+    let out = dir.join("memvp-tower");
+    let mut command = finetune("memvp", &data, &out);
+    let tower = "model.generative.train=[\"vision\", \"fusion\", \"text\"]";
+    works(command.args(["--set", "scale=2.0", "--set", "tower_size=4", "--set", tower]));
+    let config = fs::read_to_string(out.join("adapter/adapter_config.json")).unwrap();
+    assert!(config.contains("\"tower_dim\": 4") && config.contains("fc1"), "{config}");
+    assert_ne!(said(Some(&out.join("adapter"))), said(Some(&dir.join("memvp/adapter"))));
     assert!(weights() == before, "the model itself has changed");
+    // A tower learns as deep as it is looked through.
+    works(finetune("full", &data, &dir.join("full-tower")).args(["--set", tower]));
 }
 
 #[test]
@@ -178,6 +188,13 @@ fn a_search_for_attentions_can_be_resumed() {
     assert!(scores.len() == 2 && scores[0] != 0.0 && scores[0] != scores[1], "{scores:?}");
     let best = if scores[0] > scores[1] { 0 } else { 1 };
     assert_eq!(config["skipped_layers"], serde_json::json!([best]));
+    // Sets are compared on what is held out, if something is.
+    let held = dir.join("held");
+    works(run(&held).arg("--val").arg(&data));
+    let config: serde_json::Value =
+        serde_json::from_slice(&read(&held, "adapter_config.json")).unwrap();
+    let others: Vec<f64> = serde_json::from_value(config["scores"].clone()).unwrap();
+    assert_ne!(others, scores, "what is held out was not asked");
     common::copy(&whole, &again);
     fs::remove_dir_all(again.join("adapter")).unwrap();
     fs::remove_dir_all(again.join("checkpoints/step-00000012")).unwrap();
@@ -204,6 +221,7 @@ fn what_eas_and_memvp_cannot_do_is_said() {
     refused("eas", &[], &["a third is none; give skip"]);
     refused("memvp", &["slots=3"], &["slots is 3", "sees 16 rows"]);
     refused("memvp", &["lambda=0"], &["lambda is 0"]);
+    refused("memvp", &["tower_size=4"], &["needs the image tower", "model.generative.train="]);
     let mezo = ["optim.rule=mezo", "skip=1", "dropout=0"];
     refused("eas", &mezo, &["name the attentions that are skipped"]);
 

@@ -24,6 +24,7 @@ mod folder;
 pub mod four_bit;
 pub mod image;
 mod models;
+mod new_decoder;
 mod sentence;
 mod side;
 pub mod text;
@@ -40,6 +41,7 @@ pub use folder::{
     check_images, check_tokens, end_places, pool_places, text_mask,
 };
 pub use models::{DualModel, TextModel, VisionModel};
+pub use new_decoder::NewDecoder;
 pub use sentence::Pooling;
 pub use side::{PictureSide, TextSide};
 pub use towers::{

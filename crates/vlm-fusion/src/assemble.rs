@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use vlm_encoders::image::Resize;
-use vlm_encoders::{Encoder, Nested, TextFolder, VisionFolder};
+use vlm_encoders::{Encoder, Nested, NewDecoder, TextFolder, VisionFolder};
 
 use crate::families::{llava, own};
 use crate::fuse::{Fusion, FusionConfig, MlpConfig};
@@ -26,7 +26,11 @@ pub struct Assembly {
     /// The folder of an image encoder.
     pub vision: PathBuf,
     /// The folder of a language model.
-    pub language: PathBuf,
+    #[serde(default)]
+    pub language: Option<PathBuf>,
+    /// In its place, a new one of this shape, whose tokens are learned from what it is trained on.
+    #[serde(default)]
+    pub decoder: Option<NewDecoder>,
     /// What stands between: `{ kind = "mlp" }` and its choices.
     #[serde(default = "mlp")]
     pub fusion: FusionConfig,
@@ -56,7 +60,8 @@ impl Assembly {
     pub fn new(vision: impl Into<PathBuf>, language: impl Into<PathBuf>) -> Self {
         Assembly {
             vision: vision.into(),
-            language: language.into(),
+            language: Some(language.into()),
+            decoder: None,
             fusion: mlp(),
             layer: None,
             image_size: None,
@@ -72,14 +77,24 @@ impl Assembly {
     }
 
     /// Puts the parts together; the fusion has start values that depend on the seed alone. The
-    /// tokenizer gets the mark `<image>`, and the language model a row for it.
+    /// tokenizer gets the mark `<image>`, and the language model a row for it. A new decoder learns its
+    /// tokens from the texts.
     ///
     /// # Errors
     /// If a folder cannot be opened or is of another kind, or a choice does not fit.
-    pub fn assemble(&self, seed: u64, device: &Device) -> Result<GenerativeFolder, Error> {
+    pub fn assemble(
+        &self,
+        texts: impl Iterator<Item = String>,
+        seed: u64,
+        device: &Device,
+    ) -> Result<GenerativeFolder, Error> {
         self.fusion.check()?;
         let vision = self.open_vision(device)?;
-        let mut language = self.open_language(device)?;
+        let mut language = match (&self.language, &self.decoder) {
+            (Some(dir), None) => open_language(dir, device)?,
+            (None, Some(decoder)) => decoder.begin(texts, seed, device)?,
+            _ => return Err(Error::Language),
+        };
         self.shorten(&mut language)?;
         let (tokenizer, image_token) =
             language.tokenizer.with_token(IMAGE).map_err(vlm_encoders::Error::from)?;
@@ -154,8 +169,8 @@ impl Assembly {
             carried.insert("processor_config.json", bytes(&processor_config));
         }
         images_file(&images, &mut carried)?;
-        let generation = self.language.join("generation_config.json");
-        if let Ok(bytes) = std::fs::read(generation) {
+        let generation = self.language.as_ref().map(|dir| dir.join("generation_config.json"));
+        if let Some(bytes) = generation.and_then(|file| std::fs::read(file).ok()) {
             carried.insert("generation_config.json", bytes);
         }
         let processor = Processor::new(Markup::Llava, IMAGE);
@@ -183,25 +198,14 @@ impl Assembly {
         }
     }
 
-    fn open_language(&self, device: &Device) -> Result<TextFolder, Error> {
-        let wrong = |reason: &str| Error::Assemble {
-            path: self.language.clone(),
-            reason: format!("{reason}; give the folder of a language model, such as SmolLM2"),
-        };
-        match Encoder::open(&self.language, device)? {
-            Encoder::Text(folder) if folder.plan.spec.head.is_some() => Ok(folder),
-            Encoder::Text(_) => Err(wrong("has no map to the vocabulary")),
-            _ => Err(wrong("holds no language model")),
-        }
-    }
-
     /// Leaves the first blocks of a language model.
     fn shorten(&self, language: &mut TextFolder) -> Result<(), Error> {
         let Some(kept) = self.language_layers else { return Ok(()) };
         let layers = language.plan.spec.blocks.len();
         if kept == 0 || kept > layers {
             let reason = format!("has {layers} layers; keep 1 to {layers} of them, not {kept}");
-            return Err(Error::Assemble { path: self.language.clone(), reason });
+            let path = self.language.clone().unwrap_or_else(|| "decoder".into());
+            return Err(Error::Assemble { path, reason });
         }
         language.plan.spec.blocks.truncate(kept);
         language.model.text.stack.blocks.truncate(kept);
@@ -257,6 +261,18 @@ impl Assembly {
             }
         }
         config
+    }
+}
+
+fn open_language(dir: &Path, device: &Device) -> Result<TextFolder, Error> {
+    let wrong = |reason: &str| Error::Assemble {
+        path: dir.to_owned(),
+        reason: format!("{reason}; give the folder of a language model, such as SmolLM2"),
+    };
+    match Encoder::open(dir, device)? {
+        Encoder::Text(folder) if folder.plan.spec.head.is_some() => Ok(folder),
+        Encoder::Text(_) => Err(wrong("has no map to the vocabulary")),
+        _ => Err(wrong("holds no language model")),
     }
 }
 

@@ -8,6 +8,11 @@ pub enum Error {
     /// Of an encoder, its folder, its pictures or its texts.
     #[error(transparent)]
     Encoder(#[from] vlm_encoders::Error),
+    /// A new model without a decoder, or with two.
+    #[error(
+        "a new model needs `language` (the folder of a language model) or `decoder` (the shape of a new one), and not both"
+    )]
+    Language,
     /// A prompt that does not fit the model.
     #[error(
         "the prompt has {tokens} tokens, and the model takes {context}; shorten it, or give fewer pictures"

@@ -50,6 +50,27 @@ impl GenerativeSpec {
         states * self.vision.block.width
     }
 
+    /// How many blocks of the image tower are looked through.
+    pub fn depth(&self) -> usize {
+        match &self.reading {
+            Reading::Last => self.vision.layers,
+            Reading::Layers { depths, .. } => depths.iter().copied().max().unwrap_or(0),
+        }
+    }
+
+    /// Whether the parameter at a path has a part in what the model says: blocks of the image tower behind
+    /// those that are looked through have none.
+    pub fn uses(&self, path: &str) -> bool {
+        let Some(inside) = path.strip_prefix("vision.") else { return true };
+        if self.reading == Reading::Last {
+            return true;
+        }
+        match inside.strip_prefix("stack.blocks.").and_then(|rest| rest.split('.').next()) {
+            Some(block) => block.parse().is_ok_and(|block: usize| block < self.depth()),
+            None => !["post_norm.", "dense.", "pool."].iter().any(|end| inside.starts_with(end)),
+        }
+    }
+
     /// How many tokens the fusion sees of a picture of this height and width.
     pub fn seen_tokens(&self, (height, width): (usize, usize)) -> usize {
         let patches = (height / self.vision.patch) * (width / self.vision.patch);

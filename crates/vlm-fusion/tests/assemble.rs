@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, TensorData};
 use vlm_datasets::{Conversation, Conversations};
+use vlm_encoders::NewDecoder;
 use vlm_encoders::image::{RgbImage, load};
 use vlm_fusion::decode::Sampling;
 use vlm_fusion::fuse::FusionConfig;
@@ -67,7 +68,7 @@ fn assembled(dir: &Path, kind: &str) -> GenerativeFolder {
     let fusion: FusionConfig = serde_json::from_str(kind).unwrap();
     let (vision, language) = (dir.join("vision"), dir.join("language"));
     let assembly = Assembly { fusion, ..Assembly::new(vision, language) };
-    assembly.assemble(3, &Device::default()).unwrap()
+    assembly.assemble(std::iter::empty(), 3, &Device::default()).unwrap()
 }
 
 /// Gates that stand open.
@@ -140,7 +141,7 @@ fn set(dir: &Path) -> Conversations {
 fn every_kind_is_trained_and_asked_alike_packed_and_alone() {
     for kind in KINDS {
         let dir = tempfile::tempdir().unwrap();
-        let (vision, _) = towers(dir.path());
+        towers(dir.path());
         let data = set(dir.path());
         let learn = |pack: usize, size: usize| {
             let config = GenerativeConfig { pack: Some(pack), ..GenerativeConfig::default() };
@@ -149,8 +150,7 @@ fn every_kind_is_trained_and_asked_alike_packed_and_alone() {
             let folder = opened(assembled(dir.path(), kind));
             let how = (config, batching);
             let (task, model) =
-                GenerativeTask::new(&data, None, folder, how, (&cache, &vision), &|_, _, _| {})
-                    .unwrap();
+                GenerativeTask::new(&data, None, folder, how, &cache, &|_, _, _| {}).unwrap();
             let batch = task.batches(0, 0).unwrap().next().unwrap().unwrap();
             let mut grads = Grads::default();
             let report = task.gradients(&model, batch, 1.0, &mut grads).unwrap();
@@ -179,13 +179,13 @@ fn every_kind_is_trained_and_asked_alike_packed_and_alone() {
 #[test]
 fn closed_gates_pass_the_look_before_a_run() {
     let dir = tempfile::tempdir().unwrap();
-    let (vision, _) = towers(dir.path());
+    towers(dir.path());
     let data = set(dir.path());
     let how = (GenerativeConfig::default(), Batching { size: 2, chunk: 0, seed: 1 });
     let cache = FeatureCache::new(dir.path().join("features"));
     let folder = assembled(dir.path(), GATED);
     let (task, model) =
-        GenerativeTask::new(&data, None, folder, how, (&cache, &vision), &|_, _, _| {}).unwrap();
+        GenerativeTask::new(&data, None, folder, how, &cache, &|_, _, _| {}).unwrap();
     let of = |model: &vlm_fusion::GenerativeModel| {
         let batch = task.batches(0, 0).unwrap().next().unwrap().unwrap();
         let mut grads = Grads::default();
@@ -204,7 +204,7 @@ fn a_decoder_can_be_shortened() {
     let short = |kept| {
         let language_layers = Some(kept);
         let assembly = Assembly { language_layers, ..Assembly::new(&vision, &language) };
-        assembly.assemble(3, &Device::default())
+        assembly.assemble(std::iter::empty(), 3, &Device::default())
     };
     let folder = short(1).unwrap();
     let all = assembled(dir.path(), KINDS[1]);
@@ -218,5 +218,32 @@ fn a_decoder_can_be_shortened() {
     for kept in [0, 3] {
         let error = short(kept).unwrap_err().to_string();
         assert!(error.contains("has 2 layers; keep 1 to 2 of them"), "{error}");
+    }
+}
+
+#[test]
+fn a_new_decoder_learns_its_words_from_the_texts() {
+    let dir = tempfile::tempdir().unwrap();
+    let (vision, language) = towers(dir.path());
+    let decoder =
+        NewDecoder { width: 16, layers: 1, heads: 2, inner: None, vocabulary: 300, context: 64 };
+    let of = |language, decoder| {
+        let assembly = Assembly { language, decoder, ..Assembly::new(&vision, "") };
+        let texts = ["What color is the star?", "red", "What color is the star?", "red"];
+        assembly.assemble(texts.iter().map(ToString::to_string), 3, &Device::default())
+    };
+    let folder = of(None, Some(decoder.clone())).unwrap();
+    let out = dir.path().join("new");
+    folder.save(&out, Float::F32).unwrap();
+    let again = GenerativeFolder::open(&out, &Device::default()).unwrap();
+    assert_eq!(again.plan.model_type(), "llava");
+    let picture = RgbImage::new(16, 16);
+    let prompt = again.prepare("What color is the star?", &[picture]).unwrap();
+    assert!(prompt.text().starts_with("<|user|><image>"), "{}", prompt.text());
+    assert!(prompt.text().ends_with("<|assistant|>"), "{}", prompt.text());
+    let words = prompt.ids().iter().filter(|id| **id != again.plan.spec.image_token).count();
+    assert!(words < 12, "{words} tokens");
+    for both in [of(None, None), of(Some(language), Some(decoder))] {
+        assert!(both.unwrap_err().to_string().contains("and not both"));
     }
 }

@@ -48,15 +48,8 @@ fn task(
     let batching = Batching { size, chunk: 0, seed: 1 };
     let cache = FeatureCache::new(dir.join("features"));
     let data = set(dir);
-    GenerativeTask::new(
-        &data,
-        Some(&data),
-        folder,
-        (config, batching),
-        (&cache, &folder_dir),
-        &|_, _, _| {},
-    )
-    .unwrap()
+    GenerativeTask::new(&data, Some(&data), folder, (config, batching), &cache, &|_, _, _| {})
+        .unwrap()
 }
 
 fn loss(folder: &str, dir: &Path, pack: usize, rows: usize) -> (f64, f64) {

@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::Linear;
+use crate::adapter;
 use crate::ops::{self, Activation};
 
 /// `down(act(up(x)))`, or gated `down(act(gate(x)) · up(x))` (Shazeer 2020, arXiv 2002.05202).
@@ -61,10 +62,15 @@ impl FeedForward {
 
     /// `[..., width]` to the same.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let beside = adapter::around(&self.up.weight, &x);
         let inner = match &self.gate {
             None => ops::activate(self.up.forward(x), self.activation),
             Some(gate) => ops::gated(gate.forward(x.clone()), self.up.forward(x), self.activation),
         };
-        self.down.forward(inner)
+        let y = self.down.forward(inner);
+        match beside {
+            Some(beside) => y + beside,
+            None => y,
+        }
     }
 }

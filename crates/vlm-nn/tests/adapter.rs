@@ -43,7 +43,7 @@ fn scale(side: Side) -> Part {
 
 fn bottleneck(place: Place) -> Part {
     let (input, output) = match place {
-        Place::Before => (6, 6),
+        Place::Before | Place::Around => (6, 6),
         Place::After => (5, 5),
         Place::Beside => (6, 5),
     };
@@ -104,7 +104,7 @@ fn a_scaled_output_takes_its_bias_along() {
 #[test]
 fn bottlenecks_stand_where_they_should() {
     let x = noise([2, 6], 9).val();
-    for place in [Place::Before, Place::After, Place::Beside] {
+    for place in [Place::Before, Place::After, Place::Beside, Place::Around] {
         let Part::Bottleneck(part) = bottleneck(place) else { unreachable!() };
         let narrow =
             |x: Tensor<2>| x.matmul(part.down.val()).tanh().matmul(part.up.val()) * part.scale;
@@ -113,6 +113,8 @@ fn bottlenecks_stand_where_they_should() {
             Place::Before => map(x.clone() + narrow(x.clone())),
             Place::After => map(x.clone()) + narrow(map(x.clone())),
             Place::Beside => map(x.clone()) + narrow(x.clone()),
+            // Its feed-forward asks for it.
+            Place::Around => map(x.clone()),
         };
         let said = with(vec![Part::Bottleneck(part.clone())]).forward(x.clone());
         assert!(close(&values(said), &values(want)), "{place:?}");

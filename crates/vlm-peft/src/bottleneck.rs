@@ -1,5 +1,7 @@
 //! Narrow layers around linear maps.
 
+use burn::module::Param;
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use vlm_nn::Activation;
@@ -76,15 +78,56 @@ const OUT_OF: [&str; 3] = ["down_proj", "fc2", "output.dense"];
 const NOT_OUT: &str = "attention.output.dense";
 const ATTENTION: [&str; 6] = ["q_proj", "k_proj", "v_proj", "query", "key", "value"];
 
+/// A narrow layer at a map, but for its tensors.
+pub(crate) struct Narrow {
+    pub place: Place,
+    /// Values that come in and go out.
+    pub widths: [usize; 2],
+    pub activation: Activation,
+    pub scale: f64,
+    pub dropout: f64,
+}
+
+impl Narrow {
+    /// With these tensors.
+    pub fn with(&self, down: Param<Tensor<2>>, up: Param<Tensor<2>>) -> Part {
+        let Narrow { place, activation, scale, dropout, .. } = *self;
+        Part::Bottleneck(adapter::Bottleneck { down, up, activation, scale, place, dropout })
+    }
+
+    /// A start without any effect.
+    pub fn identity(&self) -> [Init; 2] {
+        [Init::Uniform((self.widths[0] as f64).powf(-0.5)), Init::Constant(0.0)]
+    }
+
+    /// So narrow, with its start.
+    pub fn begun(
+        &self,
+        site: &Site,
+        size: usize,
+        [down, up]: [Init; 2],
+        seed: u64,
+        device: &Device,
+    ) -> Part {
+        let [input, output] = self.widths;
+        self.with(
+            site.start("down", [input, size], down, seed, device),
+            site.start("up", [size, output], up, seed, device),
+        )
+    }
+}
+
 impl Bottleneck {
-    /// Where it stands at a map, and how many values come in and go out there.
-    pub(crate) fn place(&self, site: &Site) -> (Place, [usize; 2]) {
+    /// What stands at a map.
+    pub(crate) fn narrow(&self, site: &Site) -> Narrow {
         let out = OUT_OF.iter().any(|name| is_or_ends(&site.module, name));
-        match self.form {
+        let (place, widths) = match self.form {
             Form::Parallel => (Place::Beside, [site.input, site.output]),
             Form::Series | Form::Pfeiffer if out => (Place::After, [site.output; 2]),
             Form::Series | Form::Pfeiffer => (Place::Before, [site.input; 2]),
-        }
+        };
+        let Bottleneck { activation, scale, dropout, .. } = *self;
+        Narrow { place, widths, activation, scale, dropout }
     }
 }
 
@@ -130,20 +173,12 @@ impl Method for Bottleneck {
     }
 
     fn part(&self, site: &Site, weight: &Weight, seed: u64) -> Result<Part, Error> {
-        let (place, [input, output]) = self.place(site);
-        let (down, up) = match self.start {
-            Start::Identity => (Init::Uniform((input as f64).powf(-0.5)), Init::Constant(0.0)),
-            Start::Bert => (Init::Normal(0.02), Init::Normal(0.02)),
+        let narrow = self.narrow(site);
+        let start = match self.start {
+            Start::Identity => narrow.identity(),
+            Start::Bert => [Init::Normal(0.02); 2],
         };
-        let device = weight.device();
-        Ok(Part::Bottleneck(adapter::Bottleneck {
-            down: site.start("down", [input, self.size], down, seed, &device),
-            up: site.start("up", [self.size, output], up, seed, &device),
-            activation: self.activation,
-            scale: self.scale,
-            place,
-            dropout: self.dropout,
-        }))
+        Ok(narrow.begun(site, self.size, start, seed, &weight.device()))
     }
 
     fn drops(&self) -> bool {

@@ -130,6 +130,7 @@ pub(crate) fn method_of(fields: &Map<String, Value>) -> Result<AnyMethod, String
                 scale: number("scaling", 0.1),
                 dropout: number("adapter_dropout", 0.1),
                 shared: fields.get("shared").and_then(Value::as_bool).unwrap_or(true),
+                tower_size: number("tower_dim", 0.0) as usize,
                 sight: Some(Sight { width, rows, blocks }),
             }))
         }

@@ -73,7 +73,11 @@ impl Load {
             // Each block finds the rows, and keeps what it found.
             Trained::Adapter(AnyMethod::Memvp(memvp), _) => {
                 let rows = memvp.sight.map_or(0, |sight| sight.rows);
-                more += width + 3 * memvp.slots.unwrap_or(rows);
+                more += width
+                    + match self.stack.starts_with("vision.") {
+                        true => 2 * memvp.tower_size,
+                        false => 3 * memvp.slots.unwrap_or(rows),
+                    };
             }
             Trained::Adapter(method, sites) => {
                 let start = format!("{}{number}.", self.stack);
@@ -107,7 +111,7 @@ fn of_map(method: &AnyMethod, site: &Site) -> (bool, usize) {
                 // In series, what the narrow layer sees is kept by itself.
                 match method.form {
                     Form::Parallel => 0,
-                    Form::Series | Form::Pfeiffer => method.place(site).1[0],
+                    Form::Series | Form::Pfeiffer => method.narrow(site).widths[0],
                 }
             },
         ),

@@ -7,7 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use regex::Regex;
 use serde_json::{Map, Value};
-use vlm_nn::adapter::{self, Bottleneck as Narrow, LowRank, Part, Scale, Scaling, Side};
+use vlm_nn::adapter::{self, LowRank, Part, Scale, Scaling, Side};
 use vlm_nn::params;
 use vlm_store::{Float, StagedDir, TensorFiles, TensorSpec, write_file, write_tensors};
 
@@ -314,9 +314,10 @@ impl Reader<'_> {
                 let side = if first == Some(1) && output != 1 { Side::Input } else { Side::Output };
                 Some(Part::Scale(Scale { factors: vector("ia3_l")?, side }))
             }
-            AnyMethod::Bottleneck(method) if has("adapter_down.weight") => {
+            AnyMethod::Bottleneck(_) | AnyMethod::Memvp(_) if has("adapter_down.weight") => {
+                let Some(narrow) = self.method.narrow(site) else { return Ok(None) };
+                let [width, out] = narrow.widths;
                 let found = self.tensors.shape(&name("adapter_down.weight")).unwrap_or_default();
-                let (place, [width, out]) = method.place(site);
                 let size = found.first().copied().unwrap_or_default();
                 let down = shape(
                     "adapter_down.weight",
@@ -331,15 +332,7 @@ impl Reader<'_> {
                 if !(down && up) {
                     return Ok(None);
                 }
-                let part = Narrow {
-                    down: matrix("adapter_down.weight")?,
-                    up: matrix("adapter_up.weight")?,
-                    activation: method.activation,
-                    scale: method.scale,
-                    place,
-                    dropout: method.dropout,
-                };
-                Some(Part::Bottleneck(part))
+                Some(narrow.with(matrix("adapter_down.weight")?, matrix("adapter_up.weight")?))
             }
             AnyMethod::Memvp(memvp) if has("adapter_emb1") => {
                 let mut all = true;

@@ -4,9 +4,11 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use vlm_nn::adapter::{self, Memory, Part};
+use vlm_nn::Activation;
+use vlm_nn::adapter::{self, Memory, Part, Place};
 use vlm_nn::params::Init;
 
+use crate::bottleneck::Narrow;
 use crate::lora::{check_dropout, number};
 use crate::{Error, Hook, Method, Site, Targets, Weight};
 
@@ -30,6 +32,9 @@ pub struct Memvp {
     pub dropout: f64,
     /// Whether all blocks share the learned part of the rows.
     pub shared: bool,
+    /// Inner width of narrow layers beside the feed-forwards of the image tower, which has to be among what
+    /// trains then and is computed anew in each step; none if 0 (12 in the paper).
+    pub tower_size: usize,
     /// The model that it is for.
     #[serde(skip)]
     pub sight: Option<Sight>,
@@ -55,9 +60,15 @@ impl Default for Memvp {
             scale: 0.1,
             dropout: 0.1,
             shared: true,
+            tower_size: 0,
             sight: None,
         }
     }
+}
+
+/// Whether it is a table of tokens.
+fn is_table(site: &Site) -> bool {
+    site.path.ends_with(".tokens")
 }
 
 /// Most slots: more is a mistake.
@@ -90,6 +101,17 @@ impl Memvp {
 
     fn blocks(&self, sight: Sight) -> usize {
         if self.shared { 1 } else { sight.blocks }
+    }
+
+    /// The narrow layer beside the feed-forward whose inner map this is, without its tensors.
+    pub(crate) fn beside(&self, site: &Site) -> Option<Narrow> {
+        (self.tower_size > 0 && !is_table(site)).then_some(Narrow {
+            place: Place::Around,
+            widths: [site.input; 2],
+            activation: Activation::Gelu,
+            scale: self.scale,
+            dropout: self.dropout,
+        })
     }
 
     /// The shapes of the tensors in a file, for a decoder of that width.
@@ -176,24 +198,45 @@ impl Method for Memvp {
     }
 
     fn hook(&self) -> Hook {
-        Hook::Tokens
+        if self.tower_size > 0 { Hook::Sight } else { Hook::Tokens }
     }
 
-    /// The table of the part that reads text, or the first one.
+    /// The table of the part that reads text, or the first one, and the feed-forwards of the image tower.
     fn targets(&self, sites: &[Site]) -> Targets {
-        Targets::table_of_text(sites)
+        let (tables, tower): (Vec<Site>, Vec<Site>) = sites.iter().cloned().partition(is_table);
+        match Targets::table_of_text(&tables) {
+            Targets::Names(mut names) => {
+                names.extend(tower.into_iter().map(|site| site.module));
+                Targets::Names(names)
+            }
+            pattern => pattern,
+        }
     }
 
     fn fits(&self, chosen: &[Site], _: &[Site]) -> Result<(), Error> {
         self.seen()?;
-        match chosen {
-            [_] => Ok(()),
-            _ => Err(Error::Setting("memvp hangs on one table of tokens; choose one".to_owned())),
+        let (tables, tower): (Vec<&Site>, Vec<&Site>) =
+            chosen.iter().partition(|site| is_table(site));
+        if tables.len() != 1 {
+            return Err(Error::Setting(
+                "memvp hangs on one table of tokens; choose one".to_owned(),
+            ));
         }
+        if self.tower_size > 0 && tower.is_empty() {
+            let reason = format!(
+                "tower_size is {}, but no feed-forward of an image tower is among what trains",
+                self.tower_size
+            );
+            return Err(Error::Setting(reason));
+        }
+        Ok(())
     }
 
     fn part(&self, site: &Site, weight: &Weight, seed: u64) -> Result<Part, Error> {
         let ((sight, slots), device) = (self.seen()?, weight.device());
+        if let Some(beside) = self.beside(site) {
+            return Ok(beside.begun(site, self.tower_size, beside.identity(), seed, &device));
+        }
         let width = site.output;
         let map = |name: &str, into: usize, out: usize| adapter::Map {
             weight: site.start::<2>(
@@ -243,6 +286,7 @@ impl Method for Memvp {
             "scaling": number(self.scale),
             "adapter_dropout": self.dropout,
             "shared": self.shared,
+            "tower_dim": self.tower_size,
         });
         if let Value::Object(known) = known {
             fields.extend(known);

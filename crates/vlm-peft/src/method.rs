@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use vlm_nn::adapter::Part;
 
+use crate::bottleneck::Narrow;
 use crate::{
     Bottleneck, DyLora, Eas, Error, Ia3, Lora, LoraFa, LoraPlus, Memvp, Prefix, Prompt, Site,
     Targets, Weight,
@@ -16,6 +17,8 @@ pub enum Hook {
     Maps,
     /// Tables of tokens.
     Tokens,
+    /// These, and the inner maps of the feed-forwards of an image tower.
+    Sight,
 }
 
 /// A way to tune a model with few parameters: what hangs on a linear map, and what of it trains.
@@ -111,6 +114,15 @@ impl AnyMethod {
             AnyMethod::Prompt(method) => method,
             AnyMethod::Eas(method) => method,
             AnyMethod::Memvp(method) => method,
+        }
+    }
+
+    /// The narrow layer that it has at a map.
+    pub(crate) fn narrow(&self, site: &Site) -> Option<Narrow> {
+        match self {
+            AnyMethod::Bottleneck(method) => Some(method.narrow(site)),
+            AnyMethod::Memvp(method) => method.beside(site),
+            _ => None,
         }
     }
 }

@@ -103,9 +103,13 @@ impl Finder<'_> {
     fn is_wanted(&self, path: &str) -> bool {
         let kind = self.kinds.last().map(String::as_str);
         let last = path.rsplit('.').next();
+        let is_map = kind == Some("Struct:Linear") && last == Some("weight");
+        let is_table = kind == Some("Struct:TextTower") && last == Some("tokens");
+        let of_tower = path.starts_with("vision.") && path.ends_with(".feed_forward.up.weight");
         match self.hook {
-            Hook::Maps => kind == Some("Struct:Linear") && last == Some("weight"),
-            Hook::Tokens => kind == Some("Struct:TextTower") && last == Some("tokens"),
+            Hook::Maps => is_map,
+            Hook::Tokens => is_table,
+            Hook::Sight => is_table || is_map && of_tower,
         }
     }
 }

@@ -57,16 +57,22 @@ impl<T: Task> Adapted<'_, T> {
         }
     }
 
-    /// Compares sets of attentions on a batch of the training set, if it is time to.
+    /// Compares sets of attentions on a batch that is held out, if it is time to; where none is, on one of the
+    /// training set.
     fn compare(&self, eas: &Eas, model: &T::Model) -> Result<(), BoxError> {
         let step = eas.found.step();
         let warm = (eas.search as f64 * eas.search_warmup) as u64;
         if step >= eas.search || step < warm || !(step + 1).is_multiple_of(eas.search_every) {
             return Ok(());
         }
-        // In an order that no epoch has.
-        let Some(batch) = self.task.batches(u64::MAX - step, 0)?.next() else { return Ok(()) };
-        let batch = batch?;
+        let batch = match self.task.held_out(step)? {
+            Some(batch) => batch,
+            // In an order that no epoch has.
+            None => match self.task.batches(u64::MAX - step, 0)?.next() {
+                Some(batch) => batch?,
+                None => return Ok(()),
+            },
+        };
         let model = model.valid();
         let mut trials = Vec::new();
         for set in eas.found.drawn(self.seed, step, eas.search_sets) {
@@ -93,6 +99,10 @@ impl<T: Task> Task for Adapted<'_, T> {
         start: usize,
     ) -> Result<Box<dyn Iterator<Item = Result<T::Batch, BoxError>> + '_>, BoxError> {
         self.task.batches(epoch, start)
+    }
+
+    fn held_out(&self, number: u64) -> Result<Option<T::Batch>, BoxError> {
+        self.task.held_out(number)
     }
 
     fn gradients(

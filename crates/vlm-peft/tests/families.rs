@@ -66,8 +66,9 @@ fn cases() -> Vec<Case> {
         case("prompt", AnyMethod::Prompt(Prompt { tokens: 2, ..Default::default() }), false, false),
         case("eas", eas(vec![1], true), false, false),
         case("eas without a router", eas(vec![0], false), false, false),
-        case("memvp", memvp(true), false, false),
-        case("memvp, each block its own", memvp(false), false, false),
+        case("memvp", memvp(true, 0), false, false),
+        case("memvp, each block its own", memvp(false, 0), false, false),
+        case("memvp, the tower too", memvp(true, 3), false, false),
     ]
 }
 
@@ -76,7 +77,7 @@ fn eas(layers: Vec<usize>, router: bool) -> AnyMethod {
 }
 
 /// For a model that sees 16 rows of 16 values of a picture.
-fn memvp(shared: bool) -> AnyMethod {
+fn memvp(shared: bool, tower_size: usize) -> AnyMethod {
     let sight = Some(Sight { width: 16, rows: 16, blocks: 2 });
     let slots = Some(18);
     AnyMethod::Memvp(Memvp {
@@ -84,6 +85,7 @@ fn memvp(shared: bool) -> AnyMethod {
         size: 6,
         dropout: 0.0,
         shared,
+        tower_size,
         sight,
         lambda: 0.5,
         ..Default::default()

@@ -6,7 +6,8 @@ use std::path::Path;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use vlm_nn::adapter::{
-    self, Adapters, Bypass, Grouped, Map, Memory, Named, Part, Propagation, Skips,
+    self, Adapters, Bottleneck, Bypass, Grouped, Map, Memory, Named, Part, Place, Propagation,
+    Skips,
 };
 use vlm_nn::params::{self, PathStack};
 use vlm_nn::{Activation, Block, BlockConfig, Cache, NormKind, Pass};
@@ -140,6 +141,11 @@ fn gradients<M: Module>(golden: &Golden, model: &M, grads: &Gradients) -> usize 
             let name = path
                 .replace("attention.q.weight.adapters.parts.0.part.Bypass.instead", "bypass")
                 .replace("attention.q.weight.adapters.parts.0.part.Bypass.front", "front")
+                .replace(
+                    "feed_forward.up.weight.adapters.parts.0.part.Bottleneck.down",
+                    "fc1.weight",
+                )
+                .replace("feed_forward.up.weight.adapters.parts.0.part.Bottleneck.up", "fc2.weight")
                 .replace("first.", "fc1.")
                 .replace("second.", "fc2.")
                 .replace("keys", "emb1")
@@ -159,11 +165,14 @@ fn gradients<M: Module>(golden: &Golden, model: &M, grads: &Gradients) -> usize 
     compare.found
 }
 
-fn hang(block: Block, part: Part) -> Block {
+fn hang(block: Block, at: &str, part: Part) -> Block {
     let named = Named { name: "one".into(), active: true, part };
     let adapters = Adapters { parts: vec![named], packed: None };
-    adapter::put(block, [("attention.q.weight".to_owned(), adapters)].into())
+    adapter::put(block, [(at.to_owned(), adapters)].into())
 }
+
+/// Where ways past attentions hang.
+const QUERIES: &str = "attention.q.weight";
 
 #[test]
 fn attentions_are_skipped_as_the_paper_has_it() {
@@ -177,7 +186,7 @@ fn attentions_are_skipped_as_the_paper_has_it() {
             let said = propagation(&golden, if front { "front" } else { "bypass" });
             let (instead, front) = if front { (None, Some(said)) } else { (Some(said), None) };
             let part = Bypass { instead, front, folded: None, layer: 0, skips: None };
-            let block = hang(block(&golden, gated), Part::Bypass(part));
+            let block = hang(block(&golden, gated), QUERIES, Part::Bypass(part));
             let x = golden.tensor::<3>("x").require_grad();
             let y = block.forward(x.clone(), None);
             let want: Vec<f32> = golden.read("y").iter().collect();
@@ -233,7 +242,7 @@ fn a_switch_decides_between_two() {
         skips: Some(skips.clone()),
     };
     let x = golden.tensor::<3>("x");
-    let block = |golden: &Golden| hang(block(golden, true), Part::Bypass(part.clone()));
+    let block = |golden: &Golden| hang(block(golden, true), QUERIES, Part::Bypass(part.clone()));
     skips.set([3]);
     let want: Vec<f32> = golden.read("y").iter().collect();
     close("skipped", &host(block(&golden).forward(x, None)), &want);
@@ -275,5 +284,29 @@ fn pictures_are_remembered_as_the_paper_has_it() {
         }
         assert_eq!(gradients(&golden, &memory, &grads), 6);
         assert!(gradients(&golden, &block, &grads) >= 8);
+    }
+}
+
+#[test]
+fn feed_forwards_of_a_tower_have_narrow_ones_beside_them() {
+    for (gated, kind) in [(true, "gated"), (false, "plain")] {
+        let golden = Golden::of(&format!("beside-{kind}"));
+        let part = Part::Bottleneck(Bottleneck {
+            down: golden.param("fc1.weight"),
+            up: golden.param("fc2.weight"),
+            activation: Activation::Gelu,
+            scale: 0.6,
+            place: Place::Around,
+            dropout: 0.0,
+        });
+        let block = hang(block(&golden, gated), "feed_forward.up.weight", part);
+        let x = golden.tensor::<3>("x").require_grad();
+        let y = block.forward(x.clone(), None);
+        let want: Vec<f32> = golden.read("y").iter().collect();
+        close(kind, &host(y.clone()), &want);
+        let grads = ((y.clone() * y).sum() * 0.5).backward();
+        let wanted: Vec<f32> = golden.read("grad.x").iter().collect();
+        close(&format!("{kind} grad x"), &host(x.grad(&grads).unwrap()), &wanted);
+        assert!(gradients(&golden, &block, &grads) >= 10);
     }
 }

@@ -49,6 +49,14 @@ pub trait Task {
         start: usize,
     ) -> Result<Box<dyn Iterator<Item = Result<Self::Batch, BoxError>> + '_>, BoxError>;
 
+    /// A batch that no step is made with, the same for the same number; none if all there is is trained on.
+    ///
+    /// # Errors
+    /// If its data cannot be read.
+    fn held_out(&self, _number: u64) -> Result<Option<Self::Batch>, BoxError> {
+        Ok(None)
+    }
+
     /// Adds the gradients of the mean loss over a batch, times `weight`, to `grads`.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::SIDE;
 use super::draw::SHAPES;
 use super::layout::{COLORS, HOLLOW, Scene, Thing, is_unseen};
-use super::words::{name, plain, plural, size};
+use super::words::{captions, name, plain, plural, size};
 
 /// The relations that are asked for.
 pub(super) const RELATIONS: [&str; 5] = ["left of", "right of", "above", "below", "inside"];
@@ -63,17 +63,16 @@ fn row(kind: &'static str, form: &str, question: String, answer: &str, unseen: b
 
 /// All that can be asked, a list for each kind.
 pub(super) fn all(scene: &Scene) -> Vec<Vec<Row>> {
-    vec![
-        colors(scene),
-        shapes(scene),
-        sizes(scene),
-        counts(scene),
-        existence(scene),
-        relations(scene, false),
-        relations(scene, true),
-        places(scene),
-        boxes(scene),
-    ]
+    let mut kinds =
+        vec![colors(scene), shapes(scene), sizes(scene), counts(scene), existence(scene)];
+    kinds.extend(lies(scene));
+    kinds.push(boxes(scene));
+    kinds
+}
+
+/// What can be asked about how two things lie, a list for each kind.
+pub(super) fn lies(scene: &Scene) -> Vec<Vec<Row>> {
+    vec![relations(scene, false), relations(scene, true), places(scene)]
 }
 
 fn count(scene: &Scene, is: impl Fn(&Thing) -> bool) -> usize {
@@ -246,19 +245,24 @@ fn boxes(scene: &Scene) -> Vec<Row> {
         .collect()
 }
 
-/// Everything with its box, from left to right: it teaches where things are in fewer pictures than
-/// questions about one of them do.
-pub(super) fn list(scene: &Scene) -> Row {
+/// Everything at once: in words, with boxes, and how two things lie. It teaches where things are in
+/// fewer pictures than questions about one of them do.
+pub(super) fn wholes(scene: &Scene) -> Vec<Row> {
     let mut things: Vec<&Thing> = scene.things.iter().collect();
     things.sort_by(|a, b| a.edges()[0].total_cmp(&b.edges()[0]));
-    Row {
+    let list = Row {
         kind: "list",
         form: "list".into(),
         question: "List all things with their boxes, from left to right.".into(),
         answer: None,
         regions: things.into_iter().map(|thing| (plain(thing), shares(thing))).collect(),
         unseen: false,
-    }
+    };
+    let questions = ["Describe the picture.", "How do two of the things lie?"];
+    let told = questions.into_iter().zip(captions(scene));
+    told.map(|(question, caption)| row("caption", "caption", question.into(), &caption, false))
+        .chain([list])
+        .collect()
 }
 
 /// Its box as shares of the picture, to four decimals.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ask::{Row, all};
+use super::ask::{Row, all, lies};
 use super::draw::SHAPES;
 use super::layout::{COLORS, Scene};
 use super::random::Dice;
@@ -10,13 +10,26 @@ use super::random::Dice;
 /// An answer of a form may be asked for so many times more than the rarest.
 const SLACK: usize = 1;
 
-/// The questions of a split, with the numbers of their pictures.
-pub(super) fn rows(scenes: &[Scene], unseen: bool, mut dice: Dice) -> Vec<(usize, Row)> {
+/// The questions of a split, with the numbers of their pictures; with `more`, how things lie is asked for
+/// twice.
+pub(super) fn rows(
+    scenes: &[Scene],
+    unseen: bool,
+    more: bool,
+    mut dice: Dice,
+) -> Vec<(usize, Row)> {
     let mut asked: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
     let mut chosen = Vec::new();
     for (picture, scene) in scenes.iter().enumerate() {
-        for mut rows in all(scene) {
-            rows.retain(|row| row.unseen || !unseen);
+        let mut kinds = all(scene);
+        // One bit each, and the most to be learned.
+        if more {
+            kinds.extend(lies(scene));
+        }
+        let first = chosen.len();
+        for mut rows in kinds {
+            let is_new = |row: &Row| chosen[first..].iter().all(|(_, other)| other != row);
+            rows.retain(|row| (row.unseen || !unseen) && is_new(row));
             dice.shuffle(&mut rows);
             if let Some(row) = pick(&rows, &mut asked, unseen) {
                 chosen.push((picture, row));

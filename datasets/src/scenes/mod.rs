@@ -20,13 +20,14 @@ use image::ImageFormat;
 use serde_json::{Value, json};
 
 use crate::Error;
+use ask::Row;
 use layout::Scene;
 use random::Dice;
 
 /// Side of a picture.
 pub(crate) const SIDE: u32 = 96;
 /// Changes when what is made does, so that an older set is made anew.
-const VERSION: &str = "scenes 2\n";
+const VERSION: &str = "scenes 3\n";
 const SEED: u64 = 2026;
 
 /// A part of the set.
@@ -36,17 +37,17 @@ pub(crate) struct Split {
     /// Whether each picture has a thing whose colour and shape never come together elsewhere, and
     /// what is asked is about it.
     unseen: bool,
-    /// Whether all things of a picture are asked for, too. That is for learning: what is measured
-    /// are single answers.
-    listed: bool,
+    /// Whether it is for learning: there are lists of everything in a picture, among the questions and by
+    /// themselves, and questions with more about how things lie. What is measured are single answers.
+    taught: bool,
 }
 
 /// The whole set.
 pub(crate) const SPLITS: [Split; 4] = [
-    Split { name: "train", pictures: 8000, unseen: false, listed: true },
-    Split { name: "val", pictures: 500, unseen: false, listed: false },
-    Split { name: "test", pictures: 1000, unseen: false, listed: false },
-    Split { name: "test-unseen", pictures: 500, unseen: true, listed: false },
+    Split { name: "train", pictures: 8000, unseen: false, taught: true },
+    Split { name: "val", pictures: 500, unseen: false, taught: false },
+    Split { name: "test", pictures: 1000, unseen: false, taught: false },
+    Split { name: "test-unseen", pictures: 500, unseen: true, taught: false },
 ];
 
 /// Whether the folder holds the set as this version makes it.
@@ -91,7 +92,8 @@ fn readable(dir: &Path) -> std::io::Result<()> {
 }
 
 /// Writes the whole set `scenes` into an empty folder: pictures of 96x96, for each split its
-/// questions (`train.jsonl`) and its captions (`captions-train.jsonl`), and `answers.txt`.
+/// questions (`train.jsonl`) and its captions (`captions-train.jsonl`), for training more about how things
+/// lie (`asked-train.jsonl`) and lists of all things (`told-train.jsonl`), and `answers.txt`.
 ///
 /// The splits are train, val, test, and test-unseen, whose things pair colours and shapes that
 /// no other split does.
@@ -113,17 +115,31 @@ fn write_splits(dir: &Path, splits: &[Split]) -> Result<(), Error> {
                 &line(&json!({"image": file(split, i), "captions": words::captions(scene)}));
         }
         write(&dir.join(format!("captions-{}.jsonl", split.name)), captions.as_bytes())?;
+        let rows = balance::rows(&scenes, split.unseen, false, dice(number as u64, u64::MAX));
+        let asked = |rows: &[(usize, Row)]| -> String {
+            rows.iter().map(|(picture, row)| line(&row.json(&file(split, *picture)))).collect()
+        };
+        let wholes: Vec<Vec<Row>> = match split.taught {
+            true => scenes.iter().map(ask::wholes).collect(),
+            false => Vec::new(),
+        };
         let mut questions = String::new();
-        let rows = balance::rows(&scenes, split.unseen, dice(number as u64, u64::MAX));
         for rows in rows.chunk_by(|a, b| a.0 == b.0) {
-            let picture = rows[0].0;
-            let list = split.listed.then(|| ask::list(&scenes[picture]));
-            for row in rows.iter().map(|(_, row)| row).chain(&list) {
-                questions += &line(&row.json(&file(split, picture)));
-                answers.extend(row.answer.clone());
-            }
+            questions += &asked(rows);
+            // The list comes last.
+            let list = wholes.get(rows[0].0).and_then(|wholes| wholes.last());
+            questions.extend(list.map(|list| line(&list.json(&file(split, rows[0].0)))));
         }
         write(&dir.join(format!("{}.jsonl", split.name)), questions.as_bytes())?;
+        if split.taught {
+            let more = balance::rows(&scenes, split.unseen, true, dice(number as u64, u64::MAX));
+            write(&dir.join(format!("asked-{}.jsonl", split.name)), asked(&more).as_bytes())?;
+            let told: Vec<(usize, Row)> = (wholes.into_iter().enumerate())
+                .flat_map(|(picture, rows)| rows.into_iter().map(move |row| (picture, row)))
+                .collect();
+            write(&dir.join(format!("told-{}.jsonl", split.name)), asked(&told).as_bytes())?;
+        }
+        answers.extend(rows.into_iter().filter_map(|(_, row)| row.answer));
         answers.sort();
         answers.dedup();
     }

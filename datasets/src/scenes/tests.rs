@@ -6,11 +6,11 @@ use super::layout::{COLORS, Thing};
 use super::*;
 
 fn small(name: &'static str, pictures: usize, unseen: bool) -> Vec<Scene> {
-    scenes(7, &Split { name, pictures, unseen, listed: false })
+    scenes(7, &Split { name, pictures, unseen, taught: false })
 }
 
 fn rows(scenes: &[Scene], unseen: bool) -> Vec<(usize, Row)> {
-    balance::rows(scenes, unseen, dice(7, u64::MAX))
+    balance::rows(scenes, unseen, false, dice(7, u64::MAX))
 }
 
 /// FNV-1a.
@@ -25,7 +25,7 @@ fn the_set_is_the_same_on_every_machine() {
     let scenes = scenes(1, &SPLITS[1]);
     let pixels = scenes[..200].iter().flat_map(|scene| draw::picture(scene).into_raw());
     let mut texts = String::new();
-    for (i, row) in balance::rows(&scenes, false, dice(1, u64::MAX)) {
+    for (i, row) in balance::rows(&scenes, false, false, dice(1, u64::MAX)) {
         texts += &line(&row.json(&file(&SPLITS[1], i)));
     }
     for scene in &scenes {
@@ -190,7 +190,7 @@ fn a_set_of_another_version_is_made_anew_and_opens() {
     std::fs::create_dir(&old).unwrap();
     std::fs::write(old.join("version.txt"), "scenes 0\n").unwrap();
     assert!(!is_made(&old));
-    let split = |name, unseen| Split { name, pictures: 60, unseen, listed: !unseen };
+    let split = |name, unseen| Split { name, pictures: 60, unseen, taught: !unseen };
     let made = make(cache.path(), &[split("val", false), split("test-unseen", true)]).unwrap();
     assert!(is_made(&made));
     assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 1, "something is left over");
@@ -200,9 +200,21 @@ fn a_set_of_another_version_is_made_anew_and_opens() {
     let test = open("test-unseen");
     assert!(test.iter().any(|sample| !sample.boxes.is_empty() && sample.answer().is_empty()));
     assert_eq!(open("captions-val").len(), 60);
-    let lists: Vec<_> =
-        open("val").into_iter().filter(|s| s.kind.as_deref() == Some("list")).collect();
+    let of = |split: &str, kind: &str| -> Vec<_> {
+        open(split).into_iter().filter(|s| s.kind.as_deref() == Some(kind)).collect()
+    };
+    let boxes = |split: &str| of(split, "list").into_iter().map(|s| s.boxes).collect::<Vec<_>>();
+    assert_eq!(boxes("val"), boxes("told-val"));
+    let (lists, captions) = (of("told-val", "list"), of("told-val", "caption"));
     assert_eq!(lists.len(), 60, "a picture has no list of its things");
+    let questions: HashMap<String, usize> = captions.iter().fold(HashMap::new(), |mut all, c| {
+        *all.entry(c.turns[0].text.clone()).or_default() += 1;
+        all
+    });
+    assert!(questions.len() == 2 && questions["Describe the picture."] == 60, "{questions:?}");
+    let places = |split: &str| of(split, "place").len();
+    assert!(2 * places("asked-val") > 3 * places("val"), "how things lie is not asked for more");
+    assert_eq!(of("asked-val", "list").len(), 0);
     for list in lists {
         let left: Vec<f64> = list.boxes.iter().map(|region| region.corners[0]).collect();
         assert!(left.is_sorted(), "{left:?}");

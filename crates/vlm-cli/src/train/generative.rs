@@ -39,7 +39,7 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
         .map(|eval| Ok((eval, open(&eval.data, "test")?)))
         .collect::<Result<Vec<_>>>()?;
     let validation = config.data.val.as_ref().map(|name| open(name, "val")).transpose()?;
-    let (folder, source) = begin(config, generative, device)?;
+    let folder = begin(config, generative, &data, device)?;
     let facts = facts(&folder, generative);
     let plan = folder.plan.clone();
     let size = folder.images.output_size();
@@ -53,7 +53,7 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
         validation.as_ref(),
         folder,
         (generative.clone(), batching),
-        (&cache, source),
+        &cache,
         &told,
     )
     .map_err(Error::from_boxed)?;
@@ -130,19 +130,23 @@ fn attention_scores(adapter: &Path) -> Option<Vec<Series>> {
     ])
 }
 
-/// The model that a run begins with, and the folder of its image tower.
-fn begin<'a>(
+/// The model that a run begins with.
+fn begin(
     config: &RunConfig,
-    generative: &'a GenerativeConfig,
+    generative: &GenerativeConfig,
+    data: &Conversations,
     device: &Device,
-) -> Result<(GenerativeFolder, &'a Path)> {
-    let (mut folder, source) = match (&generative.from, &generative.assemble) {
-        (Some(dir), _) => (GenerativeFolder::open_packed(dir, config.four_bit(), device)?, dir),
-        (None, Some(assembly)) => (assembly.assemble(config.seed, device)?, &assembly.vision),
+) -> Result<GenerativeFolder> {
+    let mut folder = match (&generative.from, &generative.assemble) {
+        (Some(dir), _) => GenerativeFolder::open_packed(dir, config.four_bit(), device)?,
+        (None, Some(assembly)) => {
+            let telling = generative.telling();
+            assembly.assemble(telling.texts(data), config.seed, device)?
+        }
         (None, None) => bail!("model.generative needs `from` or `assemble`"),
     };
     folder.plan.spec.memory = config.adapter.as_ref().is_some_and(AdapterConfig::remembers);
-    Ok((folder, source))
+    Ok(folder)
 }
 
 fn batching(config: &RunConfig) -> Batching {
@@ -159,7 +163,7 @@ pub fn preview(
     device: &Device,
 ) -> Result<Preview> {
     let data = Conversations::open(&config.data.train, "train")?;
-    let (folder, _) = begin(config, generative, device)?;
+    let folder = begin(config, generative, &data, device)?;
     let (tokenizer, images) = (folder.tokenizer.clone(), folder.images.clone());
     let how = (generative.clone(), batching(config));
     let rows = GenerativeTask::first_rows(&data, folder, how).map_err(Error::from_boxed)?;

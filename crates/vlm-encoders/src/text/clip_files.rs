@@ -46,7 +46,7 @@ pub fn train_clip_bpe(
     let letters = byte_letters();
     let ids: BTreeMap<char, u32> = letters.iter().copied().zip(0..).collect();
     let mut words = Vec::new();
-    for (word, count) in count_words(texts)? {
+    for (word, count) in count_words(texts, Some(normalizer()), pre_tokenizer())? {
         let mut symbols: Vec<u32> = word.chars().filter_map(|c| ids.get(&c).copied()).collect();
         // The marked letters follow the plain ones.
         if let Some(last) = symbols.last_mut() {
@@ -65,19 +65,24 @@ pub fn train_clip_bpe(
 }
 
 /// Distinct words as byte letters, in alphabetical order, with their counts.
-fn count_words(
+pub(super) fn count_words(
     texts: impl Iterator<Item = String>,
+    normalizer: Option<Value>,
+    splitter: Value,
 ) -> Result<BTreeMap<String, u64>, TokenizerError> {
     let broken =
         |e: serde_json::Error| TokenizerError::File { file: MAIN.into(), detail: one_line(e) };
-    let normalizer: NormalizerWrapper = serde_json::from_value(normalizer()).map_err(broken)?;
-    let splitter: PreTokenizerWrapper = serde_json::from_value(pre_tokenizer()).map_err(broken)?;
+    let normalizer: Option<NormalizerWrapper> =
+        normalizer.map(serde_json::from_value).transpose().map_err(broken)?;
+    let splitter: PreTokenizerWrapper = serde_json::from_value(splitter).map_err(broken)?;
     let mut counts = BTreeMap::new();
     for text in texts {
         let fail =
             |e| TokenizerError::Text { text: text.chars().take(40).collect(), detail: one_line(e) };
         let mut normalized = NormalizedString::from(text.as_str());
-        normalizer.normalize(&mut normalized).map_err(fail)?;
+        if let Some(normalizer) = &normalizer {
+            normalizer.normalize(&mut normalized).map_err(fail)?;
+        }
         let mut split = PreTokenizedString::from(normalized);
         splitter.pre_tokenize(&mut split).map_err(fail)?;
         for (word, _, _) in split.get_splits(OffsetReferential::Normalized, OffsetType::Byte) {
@@ -89,7 +94,7 @@ fn count_words(
 
 /// The letter that stands for each byte, in the order of CLIP's vocabulary: printable bytes stand
 /// for themselves and come first, the others follow as the letters from U+0100 on.
-fn byte_letters() -> Vec<char> {
+pub(super) fn byte_letters() -> Vec<char> {
     let printable = |b: &u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let own = (0..=255u8).filter(printable).map(char::from);
     let hidden = (0..=255u8).filter(|b| !printable(b)).count() as u32;

@@ -82,7 +82,7 @@ pub enum TokenizerError {
     },
     /// A vocabulary too small for the alphabet of bytes, or larger than 32-bit ids allow.
     #[error(
-        "a vocabulary of {vocab_size} is out of range; ask for at least {least} (256 bytes, 256 with the end-of-word mark, two special tokens) and at most 2147483647"
+        "a vocabulary of {vocab_size} is out of range; ask for at least {least} (all bytes and the special tokens) and at most 2147483647"
     )]
     VocabSize {
         /// What was asked for.

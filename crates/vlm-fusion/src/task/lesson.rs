@@ -1,6 +1,6 @@
 //! From what was said to tokens, with the answers marked.
 
-use vlm_datasets::{Conversation, Role, Turn};
+use vlm_datasets::{Conversation, Conversations, Role, Turn};
 use vlm_encoders::text::{Content, Message, Part};
 
 use super::pack::Lesson;
@@ -20,11 +20,30 @@ pub struct Telling<'a> {
 }
 
 impl Telling<'_> {
-    pub(super) fn message(&self, turn: &Turn) -> Message {
-        let text = match turn.role {
+    /// All that is asked and answered, for a tokenizer to learn.
+    pub fn texts<'a>(&'a self, data: &'a Conversations) -> impl Iterator<Item = String> + 'a {
+        data.samples.iter().flat_map(|sample| {
+            let turns = sample.turns.iter().map(|turn| self.text(turn).to_owned());
+            let boxes = sample.answer().is_empty().then(|| self.boxes_of(sample));
+            turns.chain(boxes)
+        })
+    }
+
+    fn text<'a>(&'a self, turn: &'a Turn) -> &'a str {
+        match turn.role {
             Role::User if turn.text.is_empty() => self.question,
             _ => &turn.text,
-        };
+        }
+    }
+
+    /// The boxes that answer a conversation.
+    fn boxes_of(&self, conversation: &Conversation) -> String {
+        let boxes: Vec<Located> = conversation.boxes.iter().filter_map(Located::of).collect();
+        self.boxes.encode(&boxes)
+    }
+
+    pub(super) fn message(&self, turn: &Turn) -> Message {
+        let text = self.text(turn);
         let pictures = if self.blind { 0 } else { turn.pictures };
         if pictures == 0 {
             return Message::text(turn.role.as_str(), text);
@@ -53,8 +72,7 @@ impl GenerativeFolder {
             conversation.turns.iter().map(|turn| telling.message(turn)).collect();
         // Where the answer is the boxes, they are written as text.
         if let Some(last) = messages.last_mut().filter(|_| conversation.answer().is_empty()) {
-            let boxes: Vec<Located> = conversation.boxes.iter().filter_map(Located::of).collect();
-            last.content = Content::Text(telling.boxes.encode(&boxes));
+            last.content = Content::Text(telling.boxes_of(conversation));
         }
         let end = self.end_token()?;
         let mut lesson = Lesson::default();

@@ -8,10 +8,10 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use vlm_datasets::{Conversation, Conversations, order};
 use vlm_encoders::image::load;
-use vlm_train::BoxError;
+use vlm_train::{BoxError, Vectors};
 
 use super::lesson::Telling;
-use super::pack::Lesson;
+use super::pack::{Lesson, Row};
 use crate::GenerativeFolder;
 use crate::processor::Place;
 
@@ -28,6 +28,8 @@ pub struct Material {
     before: Vec<usize>,
     /// The conversations about the same pictures, and which these are.
     groups: Vec<(Vec<usize>, Vec<usize>)>,
+    /// What a locked image tower says of the pictures.
+    pub(super) seen: Option<Vectors>,
 }
 
 impl Material {
@@ -57,14 +59,21 @@ impl Material {
             Some(*before - place.pieces())
         });
         material.before = pieces.collect();
-        let mut group_of: HashMap<Vec<usize>, usize> = HashMap::new();
-        for (i, conversation) in data.samples.iter().enumerate() {
+        // A chat template is a program: tens of thousands of runs of it take a minute on one core.
+        let told = data.samples.par_iter().map(|conversation| {
             let of = if telling.blind { &[][..] } else { &conversation.pictures[..] };
             let pictures: Vec<usize> = of.iter().map(|path| numbers[path.as_path()]).collect();
             let places: Vec<Place> = pictures.iter().map(|i| material.places[*i]).collect();
             let lesson = folder.lesson(conversation, &places, telling);
-            let place = &conversation.origin;
-            material.lessons.push(lesson.map_err(|e| format!("{place}: {e}"))?);
+            let lesson = lesson.map_err(|e| format!("{}: {e}", conversation.origin))?;
+            Ok((pictures, lesson))
+        });
+        // Of several that cannot be told, the first is named.
+        let told: Vec<Result<(Vec<usize>, Lesson), String>> = told.collect();
+        let mut group_of: HashMap<Vec<usize>, usize> = HashMap::new();
+        for (i, (conversation, told)) in data.samples.iter().zip(told).enumerate() {
+            let (pictures, lesson) = told?;
+            material.lessons.push(lesson);
             let groups = &mut material.groups;
             // Blind or not, what is drawn together is what is about one picture.
             let key = match telling.blind {
@@ -101,6 +110,23 @@ impl Material {
             rows.extend(members.chunks(pack).map(|row| (row.to_vec(), pictures.as_slice())));
         }
         rows
+    }
+
+    /// Some lessons in one row.
+    pub(super) fn packed(&self, lessons: &[usize]) -> Row {
+        let lessons: Vec<Lesson> =
+            lessons.iter().map(|lesson| self.lessons[*lesson].clone()).collect();
+        Row::pack(&lessons)
+    }
+
+    /// The files of some pictures.
+    pub(super) fn files(&self, pictures: &[usize]) -> Vec<PathBuf> {
+        pictures.iter().map(|picture| self.pictures[*picture].clone()).collect()
+    }
+
+    /// How many pieces some pictures have.
+    pub(super) fn pieces(&self, pictures: &[usize]) -> usize {
+        pictures.iter().map(|picture| self.places[*picture].pieces()).sum()
     }
 
     /// Where the pieces of a picture are among those of all.

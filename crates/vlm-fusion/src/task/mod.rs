@@ -20,7 +20,7 @@ use vlm_datasets::{Conversations, Error as DataError, order};
 use vlm_encoders::Float;
 use vlm_encoders::image::Pixels;
 use vlm_nn::params::emptied;
-use vlm_train::{BoxError, FeatureCache, Grads, StepReport, Task, Validation, Vectors};
+use vlm_train::{BoxError, FeatureCache, Grads, StepReport, Task, Validation};
 
 pub use ask::ask;
 pub use config::{GenerativeConfig, Part, QUESTION};
@@ -61,24 +61,23 @@ pub struct GenerativeTask {
     batching: Batching,
     size: (usize, usize),
     train: Material,
-    /// What a locked image tower says of the pictures.
-    seen: Option<Vectors>,
-    validation: Option<(Material, Option<Vectors>)>,
+    validation: Option<Material>,
 }
 
 /// Rows of one step.
 pub struct GenerativeBatch {
+    /// Whether they are of the validation set.
+    held_out: bool,
     rows: Vec<Row>,
     /// Of each row.
     pictures: Vec<Vec<usize>>,
-    /// The pieces of pictures that are looked at in training, in order.
+    /// The pieces of pictures that are still to be looked at, in order.
     pixels: Vec<Pixels>,
     conversations: usize,
 }
 
 impl GenerativeTask {
-    /// A task over a training set, and the model with what is trained of it. `source` is the
-    /// folder that the image tower came from, by which what it says is known.
+    /// A task over a training set, and the model with what is trained of it.
     ///
     /// # Errors
     /// If the set does not fill a batch, a picture cannot be read, or a conversation cannot be told
@@ -88,23 +87,20 @@ impl GenerativeTask {
         validation: Option<&Conversations>,
         folder: GenerativeFolder,
         how: (GenerativeConfig, Batching),
-        (cache, source): (&FeatureCache, &Path),
+        cache: &FeatureCache,
         progress: &Progress<'_>,
     ) -> Result<(Self, GenerativeModel), BoxError> {
         let mut task = Self::unseen(data, validation, folder, how)?;
         if task.locked() {
             let see = |material: &Material| {
                 let some = !material.pictures.is_empty();
-                some.then(|| task.look(material, cache, source, progress)).transpose()
+                some.then(|| task.look(material, cache, progress)).transpose()
             };
             let seen = see(&task.train)?;
-            let of_validation = match &task.validation {
-                Some((material, _)) => see(material)?,
-                None => None,
-            };
-            task.seen = seen;
-            if let Some((_, seen)) = &mut task.validation {
-                *seen = of_validation;
+            let of_validation = task.validation.as_ref().map(see).transpose()?;
+            task.train.seen = seen;
+            if let Some(material) = &mut task.validation {
+                material.seen = of_validation.flatten();
             }
         }
         task.fit();
@@ -127,10 +123,7 @@ impl GenerativeTask {
         let task = Self::unseen(data, None, folder, how)?;
         let first = task.plan(0).into_iter().next().unwrap_or_default();
         let shown = |(row, pictures): &(Vec<usize>, &[usize])| {
-            let lessons: Vec<Lesson> =
-                row.iter().map(|lesson| task.train.lessons[*lesson].clone()).collect();
-            let pictures = pictures.iter().map(|i| task.train.pictures[*i].clone());
-            (Row::pack(&lessons), pictures.collect())
+            (task.train.packed(row), task.train.files(pictures))
         };
         Ok(first.iter().map(shown).collect())
     }
@@ -150,15 +143,7 @@ impl GenerativeTask {
         let few = validation.map(|data| some(data, config.validate.unwrap_or(VALIDATE)));
         let validation =
             few.map(|data| Material::new(&data, &folder, size, telling)).transpose()?;
-        let task = GenerativeTask {
-            folder,
-            config,
-            batching,
-            size,
-            train,
-            seen: None,
-            validation: validation.map(|material| (material, None)),
-        };
+        let task = GenerativeTask { folder, config, batching, size, train, validation };
         let rows = task.train.count(task.pack(), task.per_picture());
         if batching.size == 0 || batching.size > rows {
             return Err(DataError::BatchTooLarge { batch: batching.size, samples: rows }.into());
@@ -192,6 +177,18 @@ impl GenerativeTask {
         if !self.config.trains(Part::Vision) {
             model.vision = model.vision.no_grad();
         }
+        // What is never looked through cannot learn.
+        let spec = &self.folder.plan.spec;
+        let mut tower = model.vision;
+        for block in tower.stack.blocks.iter_mut().skip(spec.depth()) {
+            *block = block.clone().no_grad();
+        }
+        if !spec.uses("vision.post_norm.") {
+            tower.post_norm = tower.post_norm.no_grad();
+            tower.dense = tower.dense.map(Module::no_grad);
+            tower.pool = tower.pool.map(Module::no_grad);
+        }
+        model.vision = tower;
         if !self.config.trains(Part::Fusion) {
             model.fusion = model.fusion.no_grad();
         }
@@ -204,7 +201,7 @@ impl GenerativeTask {
     /// Fits the start of a new fusion to what the locked tower says.
     fn fit(&mut self) {
         const TOKENS: usize = 4096;
-        let (Some(seen), Some(_)) = (&self.seen, &self.config.assemble) else { return };
+        let (Some(seen), Some(_)) = (&self.train.seen, &self.config.assemble) else { return };
         let model = &mut self.folder.model;
         let tokens = self.folder.plan.spec.seen_tokens(self.size);
         let width = seen.width / tokens;
@@ -233,25 +230,59 @@ impl GenerativeTask {
         order(seed ^ 7, epoch, batches.len()).into_iter().map(|i| batches[i].clone()).collect()
     }
 
-    fn batch(&self, rows: &[(Vec<usize>, &[usize])]) -> Result<GenerativeBatch, BoxError> {
-        let lessons = |row: &[usize]| -> Vec<Lesson> {
-            row.iter().map(|lesson| self.train.lessons[*lesson].clone()).collect()
-        };
-        let pictures: Vec<Vec<usize>> = rows.iter().map(|(_, of)| of.to_vec()).collect();
-        let mut pixels = Vec::new();
-        if !self.locked() {
-            let paths = pictures.iter().flatten().map(|i| self.train.pictures[*i].clone());
-            pixels = self.read(&paths.collect::<Vec<_>>())?.concat();
+    /// What a batch is about.
+    fn material(&self, held_out: bool) -> &Material {
+        match &self.validation {
+            Some(validation) if held_out => validation,
+            _ => &self.train,
         }
+    }
+
+    fn batch(
+        &self,
+        held_out: bool,
+        rows: &[(Vec<usize>, &[usize])],
+    ) -> Result<GenerativeBatch, BoxError> {
+        let material = self.material(held_out);
+        let pictures: Vec<Vec<usize>> = rows.iter().map(|(_, of)| of.to_vec()).collect();
+        let pixels = match material.seen {
+            Some(_) => Vec::new(),
+            None => self.read(&material.files(&pictures.concat()))?.concat(),
+        };
         Ok(GenerativeBatch {
-            rows: rows.iter().map(|(row, _)| Row::pack(&lessons(row))).collect(),
+            held_out,
+            rows: rows.iter().map(|(row, _)| material.packed(row)).collect(),
             pictures,
             pixels,
             conversations: rows.iter().map(|(row, _)| row.len()).sum(),
         })
     }
 
-    /// The sum of the losses of the answers in some rows; `looked` counts the pieces of pictures before them.
+    /// The logits of the answers in some rows; `looked` counts the pieces of pictures before them.
+    fn foretold(
+        &self,
+        model: &GenerativeModel,
+        batch: &GenerativeBatch,
+        range: Range<usize>,
+        looked: &mut usize,
+    ) -> Result<Tensor<2>, BoxError> {
+        let material = self.material(batch.held_out);
+        let rows = &batch.rows[range.clone()];
+        let of_rows: Vec<usize> =
+            batch.pictures[range.clone()].iter().map(|of| material.pieces(of)).collect();
+        let pictures = batch.pictures[range].concat();
+        let pieces: usize = of_rows.iter().sum();
+        let pixels = match batch.pixels.is_empty() {
+            true => &[][..],
+            false => &batch.pixels[*looked..*looked + pieces],
+        };
+        *looked += pieces;
+        let seen = self.seen(model, material, (&pictures, of_rows), pixels);
+        let prefix = self.prefixes(model, rows);
+        Ok(model.foretell(rows, seen, prefix.as_deref())?)
+    }
+
+    /// The sum of the losses of the answers in some rows.
     fn summed(
         &self,
         model: &GenerativeModel,
@@ -259,21 +290,8 @@ impl GenerativeTask {
         range: Range<usize>,
         looked: &mut usize,
     ) -> Result<Tensor<1>, BoxError> {
-        let rows = &batch.rows[range.clone()];
-        let pieces_of = |of: &Vec<usize>| of.iter().map(|i| self.train.places[*i].pieces()).sum();
-        let of_rows = batch.pictures[range.clone()].iter().map(pieces_of).collect();
-        let pictures: Vec<usize> = batch.pictures[range].iter().flatten().copied().collect();
-        let pieces: usize = pictures.iter().map(|i| self.train.places[*i].pieces()).sum();
-        let pixels = match batch.pixels.is_empty() {
-            true => &[][..],
-            false => &batch.pixels[*looked..*looked + pieces],
-        };
-        *looked += pieces;
-        let vectors = self.seen.as_ref().map(|seen| (seen, &self.train));
-        let seen = self.seen(model, vectors, (&pictures, of_rows), pixels);
-        let prefix = self.prefixes(model, rows);
-        let logits = model.foretell(rows, seen, prefix.as_deref())?;
-        Ok(losses(logits, &answers(rows), &model.device()).sum())
+        let logits = self.foretold(model, batch, range.clone(), looked)?;
+        Ok(losses(logits, &answers(&batch.rows[range]), &model.device()).sum())
     }
 
     /// How many tokens of each row see each other both ways.
@@ -305,7 +323,15 @@ impl Task for GenerativeTask {
         start: usize,
     ) -> Result<Box<dyn Iterator<Item = Result<GenerativeBatch, BoxError>> + '_>, BoxError> {
         let plan = self.plan(epoch);
-        Ok(Box::new(plan.into_iter().skip(start).map(move |rows| self.batch(&rows))))
+        Ok(Box::new(plan.into_iter().skip(start).map(move |rows| self.batch(false, &rows))))
+    }
+
+    /// As many rows of the validation set as a step takes, drawn for the number.
+    fn held_out(&self, number: u64) -> Result<Option<GenerativeBatch>, BoxError> {
+        let Some(material) = &self.validation else { return Ok(None) };
+        let mut rows = material.rows((self.batching.seed, number), self.pack(), self.per_picture());
+        rows.truncate(self.batching.size);
+        self.batch(true, &rows).map(Some)
     }
 
     fn gradients(
@@ -345,39 +371,19 @@ impl Task for GenerativeTask {
     /// The loss of answers, and the share of answers that are foretold whole: each token the
     /// likeliest after those before it, which is what greedy decoding would say.
     fn validate(&self, model: &GenerativeModel) -> Result<Validation, BoxError> {
-        let Some((material, vectors)) = &self.validation else { return Ok(Validation::default()) };
+        let Some(material) = &self.validation else { return Ok(Validation::default()) };
         let (mut loss, mut tokens, mut right, mut answered) = (0.0, 0usize, 0usize, 0usize);
         let rows = material.rows((0, 0), self.pack(), usize::MAX);
         for some in rows.chunks(self.batching.chunk.max(8)) {
-            let packed: Vec<Row> = some
-                .iter()
-                .map(|(row, _)| {
-                    let lessons: Vec<Lesson> =
-                        row.iter().map(|lesson| material.lessons[*lesson].clone()).collect();
-                    Row::pack(&lessons)
-                })
-                .collect();
-            let pieces_of = |i: &usize| material.places[*i].pieces();
-            let of_rows = some.iter().map(|(_, of)| of.iter().map(pieces_of).sum()).collect();
-            let pictures: Vec<usize> = some.iter().flat_map(|(_, of)| of.iter().copied()).collect();
-            let pixels = match vectors {
-                Some(_) => Vec::new(),
-                None => {
-                    let paths = pictures.iter().map(|i| material.pictures[*i].clone());
-                    self.read(&paths.collect::<Vec<_>>())?.concat()
-                }
-            };
-            let vectors = vectors.as_ref().map(|vectors| (vectors, material));
-            let seen = self.seen(model, vectors, (&pictures, of_rows), &pixels);
-            let prefix = self.prefixes(model, &packed);
-            let logits = model.foretell(&packed, seen, prefix.as_deref())?;
-            let wanted = answers(&packed);
+            let batch = self.batch(true, some)?;
+            let logits = self.foretold(model, &batch, 0..some.len(), &mut 0)?;
+            let wanted = answers(&batch.rows);
             let said: Vec<i64> = logits.clone().argmax(1).into_data().iter().collect();
             let sum: f32 = losses(logits, &wanted, &model.device()).sum().into_scalar();
             loss += f64::from(sum);
             tokens += wanted.len();
             let mut next = 0;
-            for row in &packed {
+            for row in &batch.rows {
                 let parts: Vec<u32> = row.answers.iter().map(|(p, _)| row.part[*p]).collect();
                 let ok = |i: usize| said[next + i] == wanted[next + i];
                 for part in parts.chunk_by(|a, b| a == b).scan(0, |from, part| {

@@ -1,12 +1,12 @@
 //! Looking at pictures.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 use vlm_encoders::batch_pixels;
 use vlm_encoders::image::{Pixels, load};
-use vlm_train::{BoxError, FeatureCache, Vectors, stamp, stamp_folder};
+use vlm_train::{BoxError, FeatureCache, Vectors, fingerprint, stamp};
 
 use super::{GenerativeTask, Material, Progress, Seen};
 use crate::GenerativeModel;
@@ -21,15 +21,12 @@ impl GenerativeTask {
         &self,
         material: &Material,
         cache: &FeatureCache,
-        source: &Path,
         progress: &Progress<'_>,
     ) -> Result<Vectors, BoxError> {
-        let about = format!(
-            "{}\n{:?}\n{:?}",
-            stamp_folder(source),
-            self.folder.plan.spec.reading,
-            self.folder.images
-        );
+        // By its values, wherever it was read from: a second stage sees what the first one saw.
+        let tower = fingerprint(&self.folder.model.vision, &|path| Some(path));
+        let about =
+            format!("{tower:016x}\n{:?}\n{:?}", self.folder.plan.spec.reading, self.folder.images);
         // Which picture each piece is of, and which of its pieces it is.
         let pieces: Vec<(usize, usize)> = material
             .places
@@ -88,15 +85,15 @@ impl GenerativeTask {
     pub(super) fn seen(
         &self,
         model: &GenerativeModel,
-        known: Option<(&Vectors, &Material)>,
+        material: &Material,
         (pictures, of_rows): (&[usize], Vec<usize>),
         pixels: &[Pixels],
     ) -> Option<Seen> {
         if pictures.is_empty() {
             return None;
         }
-        let states = match known {
-            Some((vectors, material)) => {
+        let states = match &material.seen {
+            Some(vectors) => {
                 let tokens = self.folder.plan.spec.seen_tokens(self.size);
                 let width = vectors.width / tokens;
                 let rows = pictures.iter().flat_map(|picture| material.rows_of(*picture));

@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
+use super::Part;
 use crate::ops::{self, Activation};
 
 /// Where a [`Bottleneck`] stands.
@@ -14,10 +15,12 @@ pub enum Place {
     After,
     /// Beside it: `y = W x + s f(x)`.
     Beside,
+    /// Beside the whole feed-forward whose inner map it hangs on: `y = FF(x) + s f(x)`.
+    Around,
 }
 
 /// `f(x) = up(act(down(x)))` in front of, behind or beside a linear map (LLM-Adapters, Hu et al. 2023,
-/// arXiv 2304.01933).
+/// arXiv 2304.01933), or beside a feed-forward (He et al. 2021, arXiv 2110.04366).
 #[derive(Module, Debug)]
 pub struct Bottleneck {
     /// `[in, narrow]`; of one behind the map, `[out, narrow]`.
@@ -52,11 +55,22 @@ impl Bottleneck {
                 y.clone() + self.narrow(y)
             }
             Place::Beside => rest(x.clone()) + self.narrow(x),
+            // The feed-forward asks for it.
+            Place::Around => rest(x),
         }
     }
 
-    fn narrow(&self, x: Tensor<2>) -> Tensor<2> {
-        let inner = ops::activate(x.matmul(self.down.val()), self.activation);
-        super::dropped(inner.matmul(self.up.val()) * self.scale, self.dropout)
+    fn narrow<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let inner = ops::activate(ops::linear(x, self.down.val(), None), self.activation);
+        super::dropped(ops::linear(inner, self.up.val(), None) * self.scale, self.dropout)
     }
+}
+
+/// What is said beside the feed-forward whose inner map this weight is.
+pub fn around<const D: usize>(weight: &Param<Tensor<2>>, x: &Tensor<D>) -> Option<Tensor<D>> {
+    let said = super::active(weight).filter_map(|part| match part {
+        Part::Bottleneck(part) if part.place == Place::Around => Some(part.narrow(x.clone())),
+        _ => None,
+    });
+    said.reduce(|sum, more| sum + more)
 }

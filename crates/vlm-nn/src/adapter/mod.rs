@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleVisitor, Param, Reparameterization, Reparameterizer};
 use burn::tensor::{Distribution, Tensor};
 
-pub use bottleneck::{Bottleneck, Place};
+pub use bottleneck::{Bottleneck, Place, around};
 pub use bypass::{Bypass, Fold, Folded, Grouped, Map, Past, Propagation, Skips, bypass};
 pub use low_rank::{LowRank, Ranks, Scaling};
 pub use memory::{Entries, Memory, memory};
