@@ -21,11 +21,17 @@ const KINDS: [(&str, &str); 8] = [
     ("merged", "pool = 2, width = 384, layers = 4, heads = 6, inner = 1536"),
 ];
 
+/// What reads the question before it looks has one question a row, where others have eight: eight times the
+/// rows of configs/fusions.toml are as many questions a step. What is given behind `--` counts in their place.
+const READING: [&str; 2] = ["co-attention", "merged"];
+const MORE_ROWS: [&str; 4] = ["--set", "batch.size=128", "--set", "batch.chunk=32"];
+
 /// Train every kind of fusion on the same task with the same budget and print a table
 ///
 /// Trains into runs/NAME-KIND, NAME being that of the configuration, which has to assemble a
 /// model. A run that was broken off is resumed, a finished one is not made again: delete its folder
-/// for that.
+/// for that. Each kind sees as many questions; co-attention and merged, which read them before they look, take
+/// several times as long.
 #[derive(clap::Args)]
 pub struct Args {
     /// What to train
@@ -65,6 +71,9 @@ pub fn run(args: &Args) -> Result<()> {
             vec!["--set".to_owned(), format!("model.generative.assemble.fusion={fusion}")];
         if let Some(steps) = args.steps {
             arguments.extend(["--set".to_owned(), format!("train.steps={steps}")]);
+        }
+        if READING.contains(&kind) {
+            arguments.extend(MORE_ROWS.map(str::to_owned));
         }
         arguments.extend_from_slice(&args.arguments);
         let out = format!("runs/{name}-{kind}");
