@@ -3,13 +3,11 @@
 //! Bytes as letters and merges of them, as GPT-2 has it (Radford et al. 2019), digits one by one, and a chat
 //! template of three tokens: who speaks, and the end of an answer.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::bpe_train::{Merges, learn};
-use super::clip_files::{byte_letters, count_words};
+use super::byte_bpe::{Form, Learned};
 use super::error::TokenizerError;
 use super::files::{CONFIG, Files, MAIN, TEMPLATE};
 use super::special::SpecialIds;
@@ -21,8 +19,6 @@ const ASSISTANT: &str = "<|assistant|>";
 const END: &str = "<|end|>";
 /// Their ids follow those of the merges.
 const SPECIAL: [&str; 4] = [PAD, USER, ASSISTANT, END];
-/// Bytes and special tokens.
-const LEAST: usize = 256 + SPECIAL.len();
 
 /// Trains a tokenizer for chats with at most `vocab_size` tokens, for models that read `context_length`
 /// tokens. The same texts, in any order, give the same tokenizer.
@@ -35,21 +31,9 @@ pub fn train_chat_bpe(
     vocab_size: usize,
     context_length: usize,
 ) -> Result<Tokenizer, TokenizerError> {
-    if !(LEAST..=i32::MAX as usize).contains(&vocab_size) {
-        return Err(TokenizerError::VocabSize { vocab_size, least: LEAST });
-    }
-    let letters = byte_letters();
-    let ids: BTreeMap<char, u32> = letters.iter().copied().zip(0..).collect();
-    let counted = count_words(texts, None, pre_tokenizer())?.into_iter();
-    let words: Vec<(Vec<u32>, u64)> = counted
-        .map(|(word, count)| (word.chars().filter_map(|c| ids.get(&c).copied()).collect(), count))
-        .collect();
-    if words.is_empty() {
-        return Err(TokenizerError::NoText);
-    }
-    let symbols = letters.iter().map(char::to_string).collect();
-    let merges = learn(symbols, words, vocab_size - SPECIAL.len());
-    let files = write_files(&merges, context_length);
+    let form =
+        Form { normalizer: None, splitter: pre_tokenizer(), mark: None, special: &SPECIAL };
+    let files = write_files(&form.learn(texts, vocab_size)?, context_length);
     Tokenizer::from_files(files, Path::new("(trained)"), SpecialIds::default())
 }
 
@@ -65,23 +49,14 @@ fn byte_level() -> Value {
 }
 
 /// What a `PreTrainedTokenizerFast` of transformers reads.
-fn write_files(merges: &Merges, context_length: usize) -> Files {
-    let token = |id: u32| merges.tokens[id as usize].as_str();
-    let pairs: Vec<(&str, &str)> =
-        merges.pairs.iter().map(|(left, right)| (token(*left), token(*right))).collect();
-    let first = merges.tokens.len();
-    let names = merges.tokens.iter().map(String::as_str).chain(SPECIAL);
-    // Not a sorted map: the vocabulary is written in the order of ids.
-    let entries: Vec<String> =
-        names.zip(0..).map(|(token, id)| format!("{}:{id}", json!(token))).collect();
-    let vocab = format!("{{{}}}", entries.join(","));
+fn write_files(learned: &Learned, context_length: usize) -> Files {
     let added = |(id, content): (usize, &str)| {
         json!({
             "id": id, "content": content, "lstrip": false, "normalized": false, "rstrip": false,
             "single_word": false, "special": true,
         })
     };
-    let added: Vec<Value> = (first..).zip(SPECIAL).map(added).collect();
+    let added: Vec<Value> = (learned.special..).zip(SPECIAL).map(added).collect();
     let main = json!({
         "version": "1.0",
         "truncation": null,
@@ -94,10 +69,10 @@ fn write_files(merges: &Merges, context_length: usize) -> Files {
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": false, "vocab": "@vocab@", "merges": pairs,
+            "ignore_merges": false, "vocab": "@vocab@", "merges": learned.merges,
         },
     });
-    let main = main.to_string().replacen("\"@vocab@\"", &vocab, 1);
+    let main = main.to_string().replacen("\"@vocab@\"", &learned.vocab, 1);
     let config = json!({
         "clean_up_tokenization_spaces": false,
         "eos_token": END,

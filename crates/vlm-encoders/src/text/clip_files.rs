@@ -6,17 +6,12 @@
 //! the same way too: 256 bytes, 256 with the end mark, merged tokens, start, end, so that the end
 //! token has the largest id, which models that pool at the largest id rely on.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use tokenizers::{
-    NormalizedString, Normalizer, NormalizerWrapper, PreTokenizedString, PreTokenizer,
-};
-use tokenizers::{OffsetReferential, OffsetType, PreTokenizerWrapper};
 
-use super::bpe_train::{Merges, learn};
-use super::error::{TokenizerError, one_line};
+use super::byte_bpe::{Form, Learned};
+use super::error::TokenizerError;
 use super::files::{CONFIG, Files, MAIN, MERGES, SPECIAL, VOCAB};
 use super::special::SpecialIds;
 use super::tokenizer::Tokenizer;
@@ -24,8 +19,6 @@ use super::tokenizer::Tokenizer;
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 const MARK: &str = "</w>";
-/// Bytes, bytes with the end mark, start and end.
-const LEAST: usize = 256 + 256 + 2;
 
 /// Trains a tokenizer of CLIP's form with at most `vocab_size` tokens, for models that read
 /// `context_length` tokens. The same texts, in any order, give the same tokenizer. It stays smaller
@@ -40,65 +33,14 @@ pub fn train_clip_bpe(
     vocab_size: usize,
     context_length: usize,
 ) -> Result<Tokenizer, TokenizerError> {
-    if !(LEAST..=i32::MAX as usize).contains(&vocab_size) {
-        return Err(TokenizerError::VocabSize { vocab_size, least: LEAST });
-    }
-    let letters = byte_letters();
-    let ids: BTreeMap<char, u32> = letters.iter().copied().zip(0..).collect();
-    let mut words = Vec::new();
-    for (word, count) in count_words(texts, Some(normalizer()), pre_tokenizer())? {
-        let mut symbols: Vec<u32> = word.chars().filter_map(|c| ids.get(&c).copied()).collect();
-        // The marked letters follow the plain ones.
-        if let Some(last) = symbols.last_mut() {
-            *last += 256;
-            words.push((symbols, count));
-        }
-    }
-    if words.is_empty() {
-        return Err(TokenizerError::NoText);
-    }
-    let plain = letters.iter().map(char::to_string);
-    let marked = letters.iter().map(|letter| format!("{letter}{MARK}"));
-    let merges = learn(plain.chain(marked).collect(), words, vocab_size - 2);
-    let files = write_files(merges, context_length);
+    let form = Form {
+        normalizer: Some(normalizer()),
+        splitter: pre_tokenizer(),
+        mark: Some(MARK),
+        special: &[START, END],
+    };
+    let files = write_files(&form.learn(texts, vocab_size)?, context_length);
     Tokenizer::from_files(files, Path::new("(trained)"), SpecialIds::default())
-}
-
-/// Distinct words as byte letters, in alphabetical order, with their counts.
-pub(super) fn count_words(
-    texts: impl Iterator<Item = String>,
-    normalizer: Option<Value>,
-    splitter: Value,
-) -> Result<BTreeMap<String, u64>, TokenizerError> {
-    let broken =
-        |e: serde_json::Error| TokenizerError::File { file: MAIN.into(), detail: one_line(e) };
-    let normalizer: Option<NormalizerWrapper> =
-        normalizer.map(serde_json::from_value).transpose().map_err(broken)?;
-    let splitter: PreTokenizerWrapper = serde_json::from_value(splitter).map_err(broken)?;
-    let mut counts = BTreeMap::new();
-    for text in texts {
-        let fail =
-            |e| TokenizerError::Text { text: text.chars().take(40).collect(), detail: one_line(e) };
-        let mut normalized = NormalizedString::from(text.as_str());
-        if let Some(normalizer) = &normalizer {
-            normalizer.normalize(&mut normalized).map_err(fail)?;
-        }
-        let mut split = PreTokenizedString::from(normalized);
-        splitter.pre_tokenize(&mut split).map_err(fail)?;
-        for (word, _, _) in split.get_splits(OffsetReferential::Normalized, OffsetType::Byte) {
-            *counts.entry(word.to_owned()).or_insert(0u64) += 1;
-        }
-    }
-    Ok(counts)
-}
-
-/// The letter that stands for each byte, in the order of CLIP's vocabulary: printable bytes stand
-/// for themselves and come first, the others follow as the letters from U+0100 on.
-pub(super) fn byte_letters() -> Vec<char> {
-    let printable = |b: &u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-    let own = (0..=255u8).filter(printable).map(char::from);
-    let hidden = (0..=255u8).filter(|b| !printable(b)).count() as u32;
-    own.chain((0..hidden).filter_map(|n| char::from_u32(0x100 + n))).collect()
 }
 
 fn normalizer() -> Value {
@@ -122,21 +64,8 @@ fn pre_tokenizer() -> Value {
 }
 
 /// What `CLIPTokenizerFast.save_pretrained` of transformers 4.57 writes.
-fn write_files(merges: Merges, context_length: usize) -> Files {
-    let pairs: Vec<(&str, &str)> = merges
-        .pairs
-        .iter()
-        .map(|pair| {
-            (merges.tokens[pair.0 as usize].as_str(), merges.tokens[pair.1 as usize].as_str())
-        })
-        .collect();
-    let (start, end) = (merges.tokens.len(), merges.tokens.len() + 1);
-    let names = merges.tokens.iter().map(String::as_str).chain([START, END]);
-    // Not a sorted map: the vocabulary is written in the order of ids.
-    let entries: Vec<String> =
-        names.zip(0..).map(|(token, id)| format!("{}:{id}", json!(token))).collect();
-    let vocab = format!("{{{}}}", entries.join(","));
-
+fn write_files(learned: &Learned, context_length: usize) -> Files {
+    let (start, end) = (learned.special, learned.special + 1);
     let added = |content: &str| {
         json!({
             "content": content, "lstrip": false, "normalized": true, "rstrip": false,
@@ -162,13 +91,13 @@ fn write_files(merges: Merges, context_length: usize) -> Files {
         "model": {
             "type": "BPE", "dropout": null, "unk_token": END, "continuing_subword_prefix": "",
             "end_of_word_suffix": MARK, "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": false, "vocab": "@vocab@", "merges": pairs,
+            "ignore_merges": false, "vocab": "@vocab@", "merges": learned.merges,
         },
     });
-    let main = main.to_string().replacen("\"@vocab@\"", &vocab, 1);
+    let main = main.to_string().replacen("\"@vocab@\"", &learned.vocab, 1);
 
     let mut lines = String::from("#version: 0.2\n");
-    for (left, right) in &pairs {
+    for (left, right) in &learned.merges {
         lines.push_str(&format!("{left} {right}\n"));
     }
     let without_special = |mut token: Value| {
@@ -198,7 +127,7 @@ fn write_files(merges: Merges, context_length: usize) -> Files {
     });
     Files::from([
         (MAIN, main.into_bytes()),
-        (VOCAB, vocab.into_bytes()),
+        (VOCAB, learned.vocab.clone().into_bytes()),
         (MERGES, lines.into_bytes()),
         (SPECIAL, format!("{special:#}\n").into_bytes()),
         (CONFIG, format!("{config:#}\n").into_bytes()),
@@ -233,14 +162,6 @@ mod tests {
         assert_eq!(tokenizer.bos_id(), Some(515));
         assert_eq!(tokenizer.eos_id(), Some(516));
         assert_eq!(tokenizer.pad_id(), Some(516));
-    }
-
-    #[test]
-    fn the_letters_are_256_different_ones() {
-        let letters = byte_letters();
-        assert_eq!(letters.len(), 256);
-        assert_eq!(letters.iter().collect::<std::collections::BTreeSet<_>>().len(), 256);
-        assert_eq!((letters[0], letters[188], letters[255]), ('!', 'Ā', 'Ń'));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! [`train_chat_bpe`] one for a new language model.
 
 mod bpe_train;
+mod byte_bpe;
 mod chat;
 mod chat_bpe;
 mod classes;

@@ -20,7 +20,7 @@ use vlm_datasets::{Conversations, Error as DataError, order};
 use vlm_encoders::Float;
 use vlm_encoders::image::Pixels;
 use vlm_nn::params::emptied;
-use vlm_train::{BoxError, FeatureCache, Grads, StepReport, Task, Validation};
+use vlm_train::{BoxError, FeatureCache, Grads, StepReport, Task, Validation, fingerprint};
 
 pub use ask::ask;
 pub use config::{GenerativeConfig, Part, QUESTION};
@@ -92,9 +92,11 @@ impl GenerativeTask {
     ) -> Result<(Self, GenerativeModel), BoxError> {
         let mut task = Self::unseen(data, validation, folder, how)?;
         if task.locked() {
+            // By its values, wherever it was read from: a second stage sees what the first one saw.
+            let tower = fingerprint(&task.folder.model.vision, &|path| Some(path));
             let see = |material: &Material| {
                 let some = !material.pictures.is_empty();
-                some.then(|| task.look(material, cache, progress)).transpose()
+                some.then(|| task.look(tower, material, cache, progress)).transpose()
             };
             let seen = see(&task.train)?;
             let of_validation = task.validation.as_ref().map(see).transpose()?;

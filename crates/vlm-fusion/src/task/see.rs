@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 use vlm_encoders::batch_pixels;
 use vlm_encoders::image::{Pixels, load};
-use vlm_train::{BoxError, FeatureCache, Vectors, fingerprint, stamp};
+use vlm_train::{BoxError, FeatureCache, Vectors, stamp};
 
 use super::{GenerativeTask, Material, Progress, Seen};
 use crate::GenerativeModel;
@@ -16,15 +16,14 @@ use crate::decode::Decode;
 const TOGETHER: usize = 16;
 
 impl GenerativeTask {
-    /// What the locked tower says of the pieces of all pictures.
+    /// What the locked tower of this fingerprint says of the pieces of all pictures.
     pub(super) fn look(
         &self,
+        tower: u64,
         material: &Material,
         cache: &FeatureCache,
         progress: &Progress<'_>,
     ) -> Result<Vectors, BoxError> {
-        // By its values, wherever it was read from: a second stage sees what the first one saw.
-        let tower = fingerprint(&self.folder.model.vision, &|path| Some(path));
         let about =
             format!("{tower:016x}\n{:?}\n{:?}", self.folder.plan.spec.reading, self.folder.images);
         // Which picture each piece is of, and which of its pieces it is.
