@@ -33,14 +33,17 @@ def rms(x, weight):
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * weight
 
 
-def attention(p, x):
+def attention(p, x, which="attention", context=None, seen=None):
+    context = x if context is None else context
     split = lambda y: y.unflatten(-1, (HEADS, -1)).transpose(1, 2)
-    q, k, v = (split(F.linear(x, p[f"attention.{name}.weight"], p.get(f"attention.{name}.bias"))) for name in "qkv")
+    linear = lambda name, x: F.linear(x, p[f"{which}.{name}.weight"], p.get(f"{which}.{name}.bias"))
+    q, k, v = split(linear("q", x)), split(linear("k", context)), split(linear("v", context))
     scores = q @ k.transpose(-1, -2) / (WIDTH // HEADS) ** 0.5
     if p["causal"]:
         scores = scores.masked_fill(torch.ones(TOKENS, TOKENS).tril() == 0, -torch.inf)
-    y = (scores.softmax(-1) @ v).transpose(1, 2).flatten(-2)
-    return F.linear(y, p["attention.out.weight"], p.get("attention.out.bias"))
+    if seen is not None:
+        scores = scores.masked_fill(~seen[:, None, None, :], -torch.inf)
+    return linear("out", (scores.softmax(-1) @ v).transpose(1, 2).flatten(-2))
 
 
 def mean_of_seen(p, x):
@@ -135,6 +138,45 @@ def beside(p, x):
     return h + feed_forward(p, n) + 0.6 * F.linear(F.gelu(F.linear(n, p["fc1.weight"])), p["fc2.weight"])
 
 
+# Of the first text all rows of the other stream are seen, of the second the first two.
+SEEN = torch.tensor([[True] * 4, [True, True, False, False]])
+
+
+def after(p, which, x):
+    return F.layer_norm(x, (WIDTH,), p[f"{which}.weight"], p[f"{which}.bias"], 1e-5)
+
+
+def weighed(p, name, z, x):
+    """What a way past says of z, weighed by the token itself."""
+    part = lambda end: p[f"{name}.{end}"]
+    said = grouped(z, part("up.weight"), part("up.bias"))
+    if f"{name}.router.weight" in p:
+        w = (F.linear(x, part("router.weight"), part("router.bias")) / 3.0).softmax(-1)
+        said = w[..., :1] * said + w[..., 1:] * grouped(z, part("other.weight"), part("other.bias"))
+    return 0.8 * said
+
+
+def local(p, name, x):
+    return F.linear(x, p[f"{name}.local.weight"], p[f"{name}.local.bias"])
+
+
+def across(p, x):
+    """A layer of METER whose attention to the other stream is skipped."""
+    h = after(p, "norm1", x + attention(p, x))
+    told = F.linear(p["context"], p["bypass.global.weight"], p["bypass.global.bias"])
+    mean = (told * SEEN[..., None]).sum(1, keepdim=True) / SEEN.sum(1).reshape(-1, 1, 1)
+    g = after(p, "cross_norm", h + weighed(p, "bypass", 0.5 * (mean + local(p, "bypass", h)), h))
+    return after(p, "norm2", g + feed_forward(p, g))
+
+
+def asked(p, x):
+    """The same with what stands in front of that attention."""
+    h = after(p, "norm1", x + attention(p, x))
+    asking = h + weighed(p, "front", local(p, "front", h), h)
+    g = after(p, "cross_norm", h + attention(p, asking, "cross", p["context"], SEEN))
+    return after(p, "norm2", g + feed_forward(p, g))
+
+
 tensors = {}
 
 
@@ -165,5 +207,23 @@ for gated, kind in ((True, "gated"), (False, "plain")):
 for gated, kind in ((True, "gated"), (False, "plain")):
     p = block(gated) | {"fc1.weight": wave(3, WIDTH), "fc2.weight": wave(WIDTH, 3)}
     case(f"beside-{kind}", p, beside)
+
+def crossing():
+    p = block(False)
+    for name, into in (("q", WIDTH), ("k", 6), ("v", 6), ("out", WIDTH)):
+        p[f"cross.{name}.weight"], p[f"cross.{name}.bias"] = wave(WIDTH, into), wave(WIDTH, height=0.2)
+    p["cross_norm.weight"], p["cross_norm.bias"] = 1 + wave(WIDTH, height=0.3), wave(WIDTH, height=0.2)
+    p["context"] = wave(BATCH, 4, 6, height=1.0)
+    return p
+
+
+for router in (True, False):
+    p = crossing()
+    narrow(p, "bypass", 6, False, router)
+    p["bypass.global.weight"], p["bypass.global.bias"] = wave(6, 6), wave(6, height=0.2)
+    case("across" + ("" if router else "-bare"), p, across)
+p = crossing()
+narrow(p, "front", 4, False, True)
+case("asked", p, asked)
 
 save_file(tensors, OUT / "expected.safetensors")

@@ -139,11 +139,15 @@ fn co_attention_is_that_of_meter() {
     co_attention("meter", 2, CoStyle::Meter, &METER.under(""));
 }
 
-/// Our names, PyTorch's layout.
+/// Our names, PyTorch's layout; in the file each sub-layer of a connection has a name of its own.
 fn ours(path: &str, rank: usize) -> Named {
     let matrix = rank == 2 && path.ends_with(".weight");
     let layout = if matrix { Layout::Transposed } else { Layout::Same };
-    Named { name: path.to_owned(), layout, part: None }
+    Named {
+        name: path.replace("connections.0.cross.", "connections.0.attention."),
+        layout,
+        part: None,
+    }
 }
 
 #[test]

@@ -4,8 +4,9 @@ use burn::module::Module;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::adapter::{self, put_in_front, seen_in_front};
+use crate::adapter::{self, Past, bypass, mean_of_shown, put_in_front, seen_in_front};
 use crate::ops::{self, AttentionShape, MASKED};
+use crate::pass::mean_of_seen;
 use crate::{Linear, Norm, NormKind, Pass, Rotary};
 
 /// The choices of an [`Attention`].
@@ -153,6 +154,31 @@ impl Attention {
             _ => mask,
         };
         self.mixed(q, k, v, mask, self.causal)
+    }
+
+    /// What `x` hears of a context or of itself, as [`forward`](Self::forward) has it, or what hangs on the map
+    /// for queries says in its place ([`Bypass`](crate::adapter::Bypass)).
+    pub fn hear(
+        &self,
+        x: Tensor<3>,
+        context: Option<Tensor<3>>,
+        mask: Option<Tensor<3>>,
+    ) -> Tensor<3> {
+        let own = mask.clone();
+        let mean = |x| mean_of_seen(x, own, self.causal, None).0;
+        match (bypass(&self.q.weight), context) {
+            (Some(Past::Instead(past)), Some(context)) => {
+                let told = past.told(context);
+                past.across(x, told.map(|told| mean_of_shown(told, mask)))
+            }
+            (Some(Past::Instead(past)), None) => past.said(x, mean),
+            (Some(Past::Front(front)), Some(context)) => {
+                self.forward(front.forward(x, |x| x), Some(context), mask)
+            }
+            (Some(Past::Front(front)), None) => self.forward(front.forward(x, mean), None, mask),
+            // A feed-forward takes up what stands in place of a block's own attention alone.
+            (Some(Past::Folded(_)) | None, context) => self.forward(x, context, mask),
+        }
     }
 
     /// Attends from `x: [batch, queries, width]` to itself and to what the pass has in its cache.

@@ -244,7 +244,7 @@ impl Block {
                 let (Some(norm), Some(cross)) = (&self.cross_norm, &self.cross) else {
                     panic!("a context was given to a block without cross-attention");
                 };
-                self.residual(x, (norm, None), None, |x| cross.forward(x, Some(context), mask))
+                self.residual(x, (norm, None), None, |x| cross.hear(x, Some(context), mask))
             }
         };
         let norms = (&self.norm2, self.norm2_after.as_ref());

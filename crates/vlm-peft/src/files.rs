@@ -162,8 +162,11 @@ pub fn load<M: Module>(
         return Ok((hung(model, &adapter, parts)?, adapter));
     }
     if let AnyMethod::Eas(eas) = &method {
-        let targets = method.get().targets(&all);
-        let chosen = targets.choose(&all)?;
+        let targets = match targets_of(&fields).map_err(&wrong)? {
+            Some(targets) => targets,
+            None => method.get().targets(&all),
+        };
+        let chosen = eas::beside(&targets.choose(&all)?, &all);
         let want = fields.get("num_layers").and_then(Value::as_u64);
         if want.is_some_and(|want| want != chosen.len() as u64) {
             let (want, found) = (want.unwrap_or_default(), chosen.len());
@@ -173,11 +176,7 @@ pub fn load<M: Module>(
         }
         eas.fits(&chosen, &all)?;
     }
-    let targets: Targets = match fields.get("target_modules") {
-        Some(value) if !value.is_null() => serde_json::from_value(value.clone())
-            .map_err(|e| wrong(format!("target_modules: {e}")))?,
-        _ => Targets::all(),
-    };
+    let targets = targets_of(&fields).map_err(&wrong)?.unwrap_or_else(Targets::all);
     let alphas = Alphas::of(&fields).map_err(&wrong)?;
     let reader = Reader { tensors: &tensors, alphas, method: &method, device };
     let (mut parts, mut chosen) = (Vec::new(), Vec::new());
@@ -208,6 +207,13 @@ pub fn load<M: Module>(
     let (name, method, sites) = (name.to_owned(), method.clone(), chosen);
     let adapter = Adapter { name, method, targets, sites, beside, whole };
     Ok((hung(model, &adapter, parts)?, adapter))
+}
+
+/// The targets that an adapter's fields name.
+fn targets_of(fields: &Map<String, Value>) -> Result<Option<Targets>, String> {
+    let named = fields.get("target_modules").filter(|value| !value.is_null());
+    let read = |value: &Value| serde_json::from_value(value.clone());
+    named.map(read).transpose().map_err(|e| format!("target_modules: {e}"))
 }
 
 /// The name of a map's tensor that ends so.
@@ -347,13 +353,13 @@ impl Reader<'_> {
                 Some(Part::Memory(memvp.made(self.device, &read)?))
             }
             AnyMethod::Eas(eas) => {
-                let Some((_, layer)) = eas::place(site) else { return Ok(None) };
+                let Some(layer) = eas.found.number(&site.path) else { return Ok(None) };
                 let known = [false, true].map(|front| eas::files::KINDS[usize::from(front)]);
                 if !known.iter().any(|kind| has(&format!("{kind}.local.weight"))) {
                     return Ok(None);
                 }
                 let kind = known[usize::from(!eas.layers.contains(&layer))];
-                let wanted = eas::files::shapes(eas, kind, input);
+                let wanted = eas::files::shapes(eas, kind, [input, site.context]);
                 let mut all = true;
                 for (end, want) in &wanted {
                     all &= shape(end, &|found| found == want, format!("{want:?}"));

@@ -1,5 +1,7 @@
 //! The linear maps of a model.
 
+use std::collections::BTreeMap;
+
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use vlm_nn::adapter::{self, ByPath};
@@ -20,6 +22,8 @@ pub struct Site {
     pub input: usize,
     /// Values that come out.
     pub output: usize,
+    /// Values of the rows that an attention looks at whose queries it makes; otherwise as `input`.
+    pub context: usize,
     /// Whether it has a bias.
     pub bias: bool,
 }
@@ -84,9 +88,15 @@ pub(crate) fn found<M: Module>(model: &M, hook: Hook, names: &Names<'_>) -> Vec<
         names,
         packed: adapter::all(model),
         found: Vec::new(),
+        keys: BTreeMap::new(),
     };
     model.visit(&mut finder);
-    finder.found
+    let Finder { mut found, keys, .. } = finder;
+    for site in &mut found {
+        let attention = site.path.strip_suffix(".q.weight");
+        site.context = attention.and_then(|path| keys.get(path).copied()).unwrap_or(site.input);
+    }
+    found
 }
 
 struct Finder<'a> {
@@ -96,6 +106,8 @@ struct Finder<'a> {
     names: &'a Names<'a>,
     packed: ByPath,
     found: Vec<Site>,
+    /// What comes into the maps for keys, by the paths of their attentions.
+    keys: BTreeMap<String, usize>,
 }
 
 impl Finder<'_> {
@@ -136,13 +148,16 @@ impl ModuleVisitor for Finder<'_> {
         let shape =
             packed.map_or_else(|| param.lazy_shape().to_vec(), |packed| packed.dims().to_vec());
         let [input, output] = shape[..] else { return };
+        if let Some(attention) = path.strip_suffix(".k.weight") {
+            self.keys.insert(attention.to_owned(), input);
+        }
         if !self.is_wanted(&path) {
             return;
         }
         let name = (self.names)(&path, D);
         if let Some(module) = name.as_deref().and_then(|name| name.strip_suffix(".weight")) {
             let module = module.to_owned();
-            self.found.push(Site { path, module, input, output, bias: false });
+            self.found.push(Site { path, module, input, output, context: input, bias: false });
         }
     }
 }

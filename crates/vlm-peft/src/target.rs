@@ -47,7 +47,10 @@ impl Targets {
     pub(crate) fn stack_of_text(sites: &[Site], stack_of: fn(&Site) -> Option<&str>) -> Self {
         let stacks: Vec<&str> = sites.iter().filter_map(stack_of).collect();
         let reads = |stack: &&&str| stack.split('.').any(|part| part == "text");
-        let chosen = stacks.iter().find(reads).or(stacks.first()).copied();
+        // A fusion may have a stack for text of its own.
+        let is_text = |stack: &&&str| stack.starts_with("text.");
+        let chosen = stacks.iter().find(is_text).or_else(|| stacks.iter().find(reads));
+        let chosen = chosen.or(stacks.first()).copied();
         let of = |site: &&Site| chosen.is_some() && stack_of(site) == chosen;
         Targets::Names(sites.iter().filter(of).map(|site| site.module.clone()).collect())
     }
@@ -160,6 +163,7 @@ mod tests {
             module: module.to_owned(),
             input: 4,
             output: 4,
+            context: 4,
             bias: false,
         };
         names.iter().map(|name| site(name)).collect()

@@ -146,7 +146,7 @@ impl<T: Task> Task for Adapted<'_, T> {
             return self.task.is_idle(path);
         }
         let of = self.adapter.sites.iter().find(|site| path.starts_with(&site.path));
-        let layer = of.and_then(|site| Some(crate::eas::place(site)?.1));
+        let layer = of.and_then(|site| eas.found.number(&site.path));
         layer.is_some_and(|layer| eas.found.skips().contains(layer) != instead)
     }
 

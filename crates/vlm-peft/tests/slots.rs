@@ -9,8 +9,9 @@ use vlm_nn::adapter::{
     self, Adapters, Bottleneck, Bypass, Grouped, Map, Memory, Named, Part, Place, Propagation,
     Skips,
 };
+use vlm_nn::ops::MASKED;
 use vlm_nn::params::{self, PathStack};
-use vlm_nn::{Activation, Block, BlockConfig, Cache, NormKind, Pass};
+use vlm_nn::{Activation, Block, BlockConfig, Cache, NormKind, NormPlace, Pass};
 use vlm_store::TensorFiles;
 
 const WIDTH: usize = 8;
@@ -141,6 +142,8 @@ fn gradients<M: Module>(golden: &Golden, model: &M, grads: &Gradients) -> usize 
             let name = path
                 .replace("attention.q.weight.adapters.parts.0.part.Bypass.instead", "bypass")
                 .replace("attention.q.weight.adapters.parts.0.part.Bypass.front", "front")
+                .replace("cross.q.weight.adapters.parts.0.part.Bypass.instead", "bypass")
+                .replace("cross.q.weight.adapters.parts.0.part.Bypass.front", "front")
                 .replace(
                     "feed_forward.up.weight.adapters.parts.0.part.Bottleneck.down",
                     "fc1.weight",
@@ -226,6 +229,47 @@ fn attentions_are_skipped_as_the_paper_has_it() {
             let whole = golden.tensor::<3>("y").inner().narrow(1, 2, 3);
             close(&format!("{case} cut back"), &host(rest), &host(whole));
         }
+    }
+}
+
+#[test]
+fn attentions_to_others_are_skipped_as_meter_has_it() {
+    let config = BlockConfig {
+        width: WIDTH,
+        heads: 2,
+        inner: 12,
+        activation: Activation::Gelu,
+        place: NormPlace::Post,
+        cross_width: Some(6),
+        ..Default::default()
+    };
+    // Of the second text the last two rows of the other stream are padding.
+    let mask = [[0.0; 4], [0.0, 0.0, MASKED, MASKED]].concat();
+    let mask = Tensor::<3>::from_data(TensorData::new(mask, [2, 1, 4]), &device());
+    for (case, front) in [("across", false), ("across-bare", false), ("asked", true)] {
+        let golden = Golden::of(case);
+        let said = propagation(&golden, if front { "front" } else { "bypass" });
+        let (instead, front) = if front { (None, Some(said)) } else { (Some(said), None) };
+        let part = Bypass { instead, front, folded: None, layer: 0, skips: None };
+        let block = Block::new(&config, &device());
+        let block =
+            params::replace(block, &mut |path, _| Ok::<_, ()>(Some(golden.turned("", path))))
+                .unwrap();
+        let block = hang(block, "cross.q.weight", Part::Bypass(part));
+        let x = golden.tensor::<3>("x").require_grad();
+        let context = golden.tensor::<3>("context").require_grad();
+        let other = Some((context.clone(), Some(mask.clone())));
+        let y = block.forward_cross(x.clone(), None, other);
+        let want: Vec<f32> = golden.read("y").iter().collect();
+        close(case, &host(y.clone()), &want);
+        let grads = ((y.clone() * y).sum() * 0.5).backward();
+        for (name, grad) in
+            [("x", host(x.grad(&grads).unwrap())), ("context", host(context.grad(&grads).unwrap()))]
+        {
+            let want: Vec<f32> = golden.read(&format!("grad.{name}")).iter().collect();
+            close(&format!("{case} grad {name}"), &grad, &want);
+        }
+        assert!(gradients(&golden, &block, &grads) >= 20, "{case}");
     }
 }
 

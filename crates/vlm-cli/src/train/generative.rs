@@ -102,7 +102,7 @@ pub fn run(run: &Run<'_>, generative: &GenerativeConfig) -> Result<ExitCode> {
         ],
     )?;
     if let Some(scores) = adapter.as_deref().and_then(attention_scores) {
-        report.curve("What skipping an attention is worth", "block", "score", &scores);
+        report.curve("What skipping an attention is worth", "attention", "score", &scores);
     }
     let (mut metrics, mut lines) = (Vec::new(), Vec::new());
     for (eval, asked) in &measured {

@@ -31,8 +31,7 @@ pub fn train_chat_bpe(
     vocab_size: usize,
     context_length: usize,
 ) -> Result<Tokenizer, TokenizerError> {
-    let form =
-        Form { normalizer: None, splitter: pre_tokenizer(), mark: None, special: &SPECIAL };
+    let form = Form { normalizer: None, splitter: pre_tokenizer(), mark: None, special: &SPECIAL };
     let files = write_files(&form.learn(texts, vocab_size)?, context_length);
     Tokenizer::from_files(files, Path::new("(trained)"), SpecialIds::default())
 }

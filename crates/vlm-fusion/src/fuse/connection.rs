@@ -11,7 +11,7 @@ use vlm_nn::{Attention, AttentionConfig, BlockConfig, FeedForward, Norm};
 #[derive(Module, Debug)]
 pub struct Connection {
     /// From this stream to the other.
-    pub attention: Attention,
+    pub cross: Attention,
     /// Norm of its sum.
     pub norm1: Norm,
     /// Feed-forward.
@@ -33,7 +33,7 @@ impl Connection {
         let norm = || Norm::new(shape.norm, shape.width, shape.eps, device);
         let (inner, activation) = (shape.inner, shape.activation);
         Connection {
-            attention: Attention::new(&attention, device),
+            cross: Attention::new(&attention, device),
             norm1: norm(),
             feed_forward: FeedForward::new(shape.width, inner, false, true, activation, device),
             norm2: norm(),
@@ -43,7 +43,7 @@ impl Connection {
     /// `x: [batch, tokens, width]` asks `other: [batch, keys, width]`, of which the mask
     /// `[batch or 1, 1, keys]` hides padding.
     pub fn forward(&self, x: Tensor<3>, other: Tensor<3>, mask: Option<Tensor<3>>) -> Tensor<3> {
-        let x = self.norm1.forward(x.clone() + self.attention.forward(x, Some(other), mask));
+        let x = self.norm1.forward(x.clone() + self.cross.hear(x, Some(other), mask));
         self.norm2.forward(x.clone() + self.feed_forward.forward(x))
     }
 }

@@ -16,6 +16,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
+use vlm_nn::adapter::{Past, bypass, mean_of_shown};
 use vlm_nn::ops::{self, AttentionShape};
 use vlm_nn::params::blank;
 use vlm_nn::{Activation, Attention, AttentionConfig, FeedForward, Norm, NormKind};
@@ -78,7 +79,7 @@ pub struct GatedBlock {
     /// Norm of the attention.
     pub norm1: Norm,
     /// From the text to the pictures.
-    pub attention: Attention,
+    pub cross: Attention,
     /// Its gate before the tanh, `[1]`.
     pub gate1: Param<Tensor<1>>,
     /// Norm of the feed-forward.
@@ -98,7 +99,7 @@ impl GatedBlock {
         let inner = config.inner * width;
         GatedBlock {
             norm1: norm(),
-            attention: Attention::new(&attention, device),
+            cross: Attention::new(&attention, device),
             gate1: blank([1], device),
             norm2: norm(),
             feed_forward: FeedForward::new(width, inner, false, false, Activation::Gelu, device),
@@ -120,25 +121,50 @@ impl GatedBlock {
     }
 
     fn look(&self, x: Tensor<3>, pictures: &Projected, recent: &Recent) -> Tensor<3> {
-        let q = self.attention.q.forward(x);
-        let scale = ((q.dims()[2] / self.heads) as f64).powf(-0.5);
-        let shape =
-            AttentionShape { heads: self.heads, kv_heads: self.heads, causal: false, scale };
-        let (k, v) = (pictures.keys.clone(), pictures.values.clone());
-        let seen = ops::attention(q, k, v, recent.mask.clone(), shape);
-        let seen = match &recent.lit {
+        let past = bypass(&self.cross.q.weight);
+        let lit = |seen: Tensor<3>| match &recent.lit {
             Some(lit) => seen * lit.clone(),
             None => seen,
         };
-        self.attention.out.forward(seen)
+        let (keys, values) = match (pictures, past) {
+            (Projected::Rows { keys, values }, _) => (keys.clone(), values.clone()),
+            (Projected::Told(told), Some(Past::Instead(past))) => {
+                let mean = |told| mean_of_shown(told, recent.mask.clone());
+                return lit(past.across(x, told.clone().map(mean)));
+            }
+            (Projected::Told(_), _) => panic!("what is skipped changed after pictures were seen"),
+        };
+        let x = match past {
+            Some(Past::Front(front)) => front.forward(x, |x| x),
+            _ => x,
+        };
+        let q = self.cross.q.forward(x);
+        let scale = ((q.dims()[2] / self.heads) as f64).powf(-0.5);
+        let shape =
+            AttentionShape { heads: self.heads, kv_heads: self.heads, causal: false, scale };
+        let seen = ops::attention(q, keys, values, recent.mask.clone(), shape);
+        self.cross.out.forward(lit(seen))
+    }
+
+    /// Rows of pictures as this block sees them.
+    fn project(&self, rows: &Tensor<3>) -> Projected {
+        match bypass(&self.cross.q.weight) {
+            Some(Past::Instead(past)) => Projected::Told(past.told(rows.clone())),
+            _ => Projected::Rows {
+                keys: self.cross.k.forward(rows.clone()),
+                values: self.cross.v.forward(rows.clone()),
+            },
+        }
     }
 }
 
-/// Pictures as one block sees them, `[texts, pictures · rows, heads · head_dim]` each.
+/// Pictures as one block sees them.
 #[derive(Clone, Debug)]
-struct Projected {
-    keys: Tensor<3>,
-    values: Tensor<3>,
+enum Projected {
+    /// `[texts, pictures · rows, heads · head_dim]` each.
+    Rows { keys: Tensor<3>, values: Tensor<3> },
+    /// Where the attention is skipped: what stands in its place was told of them, if it hears of any.
+    Told(Option<Tensor<3>>),
 }
 
 /// The pictures of a batch of texts, as each block sees them; made once, for all tokens to come.
@@ -235,11 +261,8 @@ impl GatedBlocks {
             });
             Tensor::cat(texts.collect(), 0)
         };
-        let project = |block: &GatedBlock| Projected {
-            keys: block.attention.k.forward(rows.clone()),
-            values: block.attention.v.forward(rows.clone()),
-        };
-        Memory { blocks: Some(self.blocks.iter().map(project).collect()), pictures, each }
+        let blocks = self.blocks.iter().map(|block| block.project(&rows)).collect();
+        Memory { blocks: Some(blocks), pictures, each }
     }
 
     /// What enters the decoder's block `layer`, counted from 0: `x: [texts, tokens, text width]`,

@@ -149,10 +149,10 @@ pub const GATED: Names = Names {
     layers: &[["blocks.", "", "."]],
     inner: &[
         ("norm1.", "attn.norm.", Plain),
-        ("attention.q.", "attn.to_q.", Plain),
-        ("attention.k.", "attn.to_kv.", Half(0)),
-        ("attention.v.", "attn.to_kv.", Half(1)),
-        ("attention.out.", "attn.to_out.", Plain),
+        ("cross.q.", "attn.to_q.", Plain),
+        ("cross.k.", "attn.to_kv.", Half(0)),
+        ("cross.v.", "attn.to_kv.", Half(1)),
+        ("cross.out.", "attn.to_out.", Plain),
         ("gate1", "attn_gate", Plain),
         ("norm2.", "ff.0.", Plain),
         ("feed_forward.up.", "ff.1.", Plain),
@@ -214,7 +214,7 @@ mod tests {
             (name, layout, part)
         };
         let table = GATED.numbered("gates.", |block| 4 * block + 3);
-        let found = name(&table, "blocks.1.attention.v.weight", 2);
+        let found = name(&table, "blocks.1.cross.v.weight", 2);
         assert_eq!(found, ("gates.7.attn.to_kv.weight".into(), Layout::Transposed, Some((1, 2))));
         assert_eq!(name(&table, "blocks.0.gate1", 1).0, "gates.3.attn_gate");
         let table = Q_FORMER.under("qformer.");

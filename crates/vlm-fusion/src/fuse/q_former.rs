@@ -152,11 +152,11 @@ impl QFormerLayer {
         picture: &Tensor<3>,
         picture_mask: Option<Tensor<3>>,
     ) -> Tensor<3> {
-        let x = self.norm.forward(x.clone() + self.attention.forward(x, None, mask));
+        let x = self.norm.forward(x.clone() + self.attention.hear(x, None, mask));
         let rows = x.dims()[1];
         let mut asking = x.clone().narrow(1, 0, queries);
         if let (Some(cross), Some(norm)) = (&self.cross, &self.cross_norm) {
-            let seen = cross.forward(asking.clone(), Some(picture.clone()), picture_mask);
+            let seen = cross.hear(asking.clone(), Some(picture.clone()), picture_mask);
             asking = norm.forward(asking + seen);
         }
         let asking = self.queries.forward(asking);

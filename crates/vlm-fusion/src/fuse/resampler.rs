@@ -153,7 +153,7 @@ impl Resampler {
             let asking = layer.norm1.forward(x.clone());
             let seen = layer.picture_norm.forward(picture.clone());
             let context = Tensor::cat(vec![seen, asking.clone()], 1);
-            x = x + layer.attention.forward(asking, Some(context), mask.clone());
+            x = x + layer.attention.hear(asking, Some(context), mask.clone());
             x = x.clone() + layer.feed_forward.forward(layer.norm2.forward(x));
         }
         self.norm.forward(x)

@@ -22,10 +22,10 @@ pub struct Bypass {
     pub front: Option<Propagation>,
     /// What is left of `instead` once the feed-forward has taken it up.
     pub folded: Option<Folded>,
-    /// The place of the block in its stack.
+    /// The number of the attention among those that may be skipped.
     #[module(skip)]
     pub layer: usize,
-    /// The blocks whose attention is skipped, while that is still open.
+    /// The attentions that are skipped, while that is still open.
     #[module(skip)]
     pub skips: Option<Skips>,
 }
@@ -145,7 +145,7 @@ impl Propagation {
     }
 }
 
-/// The blocks whose attention is skipped, shared by all bypasses of an adapter: to be changed from step to
+/// The attentions that are skipped, shared by all bypasses of an adapter: to be changed from step to
 /// step.
 #[derive(Clone, Debug, Default)]
 pub struct Skips(Arc<RwLock<BTreeSet<usize>>>);
@@ -201,7 +201,8 @@ impl Grouped {
 /// 2023, arXiv 2302.08106).
 ///
 /// The mean is over what the attention would have seen from that token, itself included: the same whether a text
-/// is read at once or token by token, alone or among others. `w` is a softmax of a map of the mean of `x`.
+/// is read at once or token by token, alone or among others. `w` is a softmax of a map of the mean of `x`. In
+/// place of an attention to other rows, A is of those rows ([`across`](Self::across)).
 #[derive(Module, Debug)]
 pub struct Propagation {
     /// A, to the mean.
@@ -228,10 +229,15 @@ pub struct Propagation {
 impl Propagation {
     /// `x: [batch, tokens, width]` to the same; `mean` gives for each token the mean over what it sees.
     pub fn forward(&self, x: Tensor<3>, mean: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
-        let [batch, tokens, width] = x.dims();
+        x.clone() + self.said(x, mean)
+    }
+
+    /// What it adds to `x`.
+    pub fn said(&self, x: Tensor<3>, mean: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
+        let width = x.dims()[2];
         let local = self.local.forward(x.clone());
         let narrow = local.dims()[2];
-        let of_all = self.global.as_ref().map(|global| global.forward(x.clone()));
+        let of_all = self.told(x.clone());
         let asked = of_all.iter().chain(self.router.as_ref().map(|_| &x)).cloned();
         let asked: Vec<Tensor<3>> = asked.collect();
         let means = if asked.is_empty() { None } else { Some(mean(Tensor::cat(asked, 2))) };
@@ -239,19 +245,56 @@ impl Propagation {
             (Some(means), Some(_)) => (means.clone().narrow(2, 0, narrow) + local) * 0.5,
             _ => local,
         };
+        let seen = means.filter(|_| self.router.is_some()).map(|means| {
+            let from = means.dims()[2] - width;
+            means.narrow(2, from, width)
+        });
+        self.mixed(z, seen)
+    }
+
+    /// A of the rows that an attention would look at.
+    pub fn told(&self, rows: Tensor<3>) -> Option<Tensor<3>> {
+        self.global.as_ref().map(|global| global.forward(rows))
+    }
+
+    /// What it says in place of an attention to other rows: `z = ½ (heard + C x)`, where `heard: [batch, tokens
+    /// or 1, inner]` is the mean of what was [`told`](Self::told) over what each token would have seen, and `w`
+    /// is of the token itself.
+    pub fn across(&self, x: Tensor<3>, heard: Option<Tensor<3>>) -> Tensor<3> {
+        let local = self.local.forward(x.clone());
+        let shape = local.dims();
+        let z = match heard {
+            Some(heard) => (heard.expand(shape) + local) * 0.5,
+            None => local,
+        };
+        self.mixed(z, Some(x))
+    }
+
+    /// `s (w₀ B z + w₁ D z)`, `w` by what was seen.
+    fn mixed(&self, z: Tensor<3>, seen: Option<Tensor<3>>) -> Tensor<3> {
         let z = super::dropped(z, self.dropout);
-        let said = match (&self.other, &self.router, means) {
-            (Some(other), Some(router), Some(means)) => {
-                let from = means.dims()[2] - width;
-                let logits = router.forward(means.narrow(2, from, width)) / self.temperature;
-                let w = softmax(logits, 2);
-                let share = |which| w.clone().narrow(2, which, 1).expand([batch, tokens, width]);
-                self.up.forward(z.clone()) * share(0) + other.forward(z) * share(1)
+        let said = match (&self.other, &self.router, seen) {
+            (Some(other), Some(router), Some(seen)) => {
+                let w = softmax(router.forward(seen) / self.temperature, 2);
+                let said = self.up.forward(z.clone());
+                let shape = said.dims();
+                let share = |which| w.clone().narrow(2, which, 1).expand(shape);
+                said * share(0) + other.forward(z) * share(1)
             }
             _ => self.up.forward(z),
         };
-        x + said * self.scale
+        said * self.scale
     }
+}
+
+/// The mean of `rows: [batch, keys, width]` over those that a mask which is added to scores, `[batch or 1,
+/// queries or 1, keys]`, leaves to be seen: `[batch, queries or 1, width]`, 0 where it leaves none.
+pub fn mean_of_shown(rows: Tensor<3>, mask: Option<Tensor<3>>) -> Tensor<3> {
+    let Some(mask) = mask else { return rows.mean_dim(1) };
+    let ([batch, keys, _], queries) = (rows.dims(), mask.dims()[1]);
+    let sees = mask.greater_equal_elem(ops::MASKED / 2.0).float();
+    let count = sees.clone().sum_dim(2).clamp_min(1.0);
+    sees.expand([batch, queries, keys]).matmul(rows) / count
 }
 
 /// What is to be done at an attention whose queries this weight makes.

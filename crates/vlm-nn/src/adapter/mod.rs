@@ -22,7 +22,9 @@ use burn::module::{Module, ModuleVisitor, Param, Reparameterization, Reparameter
 use burn::tensor::{Distribution, Tensor};
 
 pub use bottleneck::{Bottleneck, Place, around};
-pub use bypass::{Bypass, Fold, Folded, Grouped, Map, Past, Propagation, Skips, bypass};
+pub use bypass::{
+    Bypass, Fold, Folded, Grouped, Map, Past, Propagation, Skips, bypass, mean_of_shown,
+};
 pub use low_rank::{LowRank, Ranks, Scaling};
 pub use memory::{Entries, Memory, memory};
 pub use rows::{Rows, front, lead, put_in_front, seen_in_front};

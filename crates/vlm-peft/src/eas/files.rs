@@ -40,8 +40,9 @@ pub fn stored(part: &Bypass) -> Vec<(String, TensorData)> {
     all
 }
 
-/// The tensors that a part has, with their shapes: `kind` is its place, `width` that of the model.
-pub fn shapes(eas: &Eas, kind: &str, width: usize) -> Vec<(String, Vec<usize>)> {
+/// The tensors that a part has, with their shapes: `kind` is its place, `width` that of the rows that ask, and
+/// `context` that of those that are looked at.
+pub fn shapes(eas: &Eas, kind: &str, [width, context]: [usize; 2]) -> Vec<(String, Vec<usize>)> {
     let [wide, narrow] = eas.inner();
     let inner = if kind == KINDS[0] { wide } else { narrow };
     let mut all = Vec::new();
@@ -50,7 +51,7 @@ pub fn shapes(eas: &Eas, kind: &str, width: usize) -> Vec<(String, Vec<usize>)> 
         all.push((format!("{kind}.{name}.bias"), vec![out]));
     };
     if kind == KINDS[0] {
-        add("global", inner, width);
+        add("global", inner, context);
     }
     add("local", inner, width);
     add("up", width, inner / GROUPS);

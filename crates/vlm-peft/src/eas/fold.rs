@@ -8,7 +8,7 @@ use vlm_nn::adapter::{self, Part};
 use vlm_nn::params;
 use vlm_nn::{BlockConfig, NormKind, NormPlace};
 
-use super::place;
+use super::{Arm, stack_of_text};
 use crate::{Adapter, AnyMethod, Error};
 
 /// Lets feed-forwards take up what stands in place of the attentions before them (EAS): one map in place of
@@ -41,10 +41,11 @@ pub fn fold<M: Module>(model: M, adapter: &Adapter, blocks: &BlockConfig) -> Res
     let busy: BTreeSet<String> = has_parts.map(|(path, _)| path.clone()).collect();
     let device = model.devices().into_iter().next().unwrap_or_default();
     let mut new: BTreeMap<String, TensorData> = BTreeMap::new();
-    for site in &adapter.sites {
-        let Some(block) = place(site).map(|(stack, block)| format!("{stack}.{block}")) else {
-            continue;
-        };
+    // What stands in place of others has no feed-forward behind it, or one of another kind; it stays as it is.
+    let first = stack_of_text(&adapter.sites);
+    for site in adapter.sites.iter().filter(|site| first.fits(site)) {
+        let Some(arm) = Arm::of(site).filter(|arm| !arm.cross) else { continue };
+        let block = format!("{}.{}", arm.stack, arm.block);
         let Some(adapters) = all.get_mut(&site.path) else { continue };
         let mut own = adapters.parts.iter_mut().filter(|named| named.name == adapter.name);
         let Some(Part::Bypass(part)) = own.next().map(|named| &mut named.part) else { continue };

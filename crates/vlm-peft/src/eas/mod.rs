@@ -5,6 +5,8 @@ pub(crate) mod files;
 mod fold;
 mod search;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use vlm_nn::adapter::{self, Bypass, Grouped, Part, Propagation};
@@ -34,7 +36,8 @@ const ONE_OF: usize = 3;
 pub struct Eas {
     /// Attentions to skip; a third of them if not given.
     pub skip: Option<usize>,
-    /// Which they are, counted from 0; found by trying if none are given.
+    /// Which they are, counted from 0 by the blocks that read text, and on by those that look at something else
+    /// between them or before; found by trying if none are given.
     pub layers: Vec<usize>,
     /// Inner width of the layers in front of attentions; that in place of one is four times as wide.
     pub size: usize,
@@ -81,11 +84,49 @@ impl Default for Eas {
     }
 }
 
-/// The stack and the block whose queries a map makes.
-pub(crate) fn place(site: &Site) -> Option<(&str, usize)> {
-    let rest = site.path.strip_suffix(".attention.q.weight")?;
-    let (stack, block) = rest.rsplit_once('.')?;
-    Some((stack, block.parse().ok()?))
+/// An attention that can be skipped: that of a block of a stack to its own rows, or to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Arm<'a> {
+    stack: &'a str,
+    block: usize,
+    cross: bool,
+}
+
+impl<'a> Arm<'a> {
+    /// That whose queries a map makes.
+    fn of(site: &'a Site) -> Option<Self> {
+        let own = site.path.strip_suffix(".attention.q.weight");
+        let other = site.path.strip_suffix(".cross.q.weight");
+        let (stack, block) = own.or(other)?.rsplit_once('.')?;
+        Some(Arm { stack, block: block.parse().ok()?, cross: own.is_none() })
+    }
+}
+
+/// The maps for queries of all blocks in whose stacks some are chosen: of attentions to own rows, to others, or of
+/// both, as those are.
+pub(crate) fn beside(chosen: &[Site], all: &[Site]) -> Vec<Site> {
+    let kind = |site| Arm::of(site).map(|arm| (arm.stack, arm.cross));
+    let kinds: BTreeSet<(&str, bool)> = chosen.iter().filter_map(kind).collect();
+    let is_one = |site: &&Site| kind(site).is_some_and(|kind| kinds.contains(&kind));
+    all.iter().filter(is_one).cloned().collect()
+}
+
+/// The stack that reads text, or the first one.
+fn stack_of_text(sites: &[Site]) -> Targets {
+    Targets::stack_of_text(sites, |site| Arm::of(site).map(|arm| arm.stack))
+}
+
+/// The paths of the maps whose attentions may be skipped, in the order in which these are counted: first those of
+/// the stack that reads text, then those of others; by blocks, a block's own before that to others.
+fn order(chosen: &[Site]) -> Vec<String> {
+    let first = stack_of_text(chosen);
+    let mut arms: Vec<(bool, usize, &Site)> = Vec::new();
+    for (i, site) in chosen.iter().enumerate() {
+        arms.push((!first.fits(site), i, site));
+    }
+    // Stable, and sites come by blocks already.
+    arms.sort_by_key(|(later, i, _)| (*later, *i));
+    arms.into_iter().map(|(.., site)| site.path.clone()).collect()
 }
 
 impl Eas {
@@ -121,10 +162,16 @@ impl Eas {
         let vector =
             |name: &str, len: usize, init: Init| site.start::<1>(name, [len], init, seed, &device);
         let zero = Init::Constant(0.0);
-        let xavier = Init::Uniform((6.0 / (width + inner) as f64).sqrt());
-        let map = |map: &str, out: usize, init: Init, bias: Init| adapter::Map {
-            weight: start(&format!("{name}.{map}.weight"), [width, out], init),
-            bias: vector(&format!("{name}.{map}.bias"), out, bias),
+        let map = |map: &str, input: usize, out: usize, bias: Init| {
+            // The router's map is as PyTorch draws one, the others are Xavier's.
+            let init = match bias {
+                Init::Constant(_) => Init::Uniform((6.0 / (input + out) as f64).sqrt()),
+                usual => usual,
+            };
+            adapter::Map {
+                weight: start(&format!("{name}.{map}.weight"), [input, out], init),
+                bias: vector(&format!("{name}.{map}.bias"), out, bias),
+            }
         };
         let up = |map: &str| Grouped {
             weight: site.start::<3>(
@@ -138,11 +185,11 @@ impl Eas {
         };
         let usual = Init::Uniform((width as f64).powf(-0.5));
         Propagation {
-            global: (name == "bypass").then(|| map("global", inner, xavier, zero)),
-            local: map("local", inner, xavier, zero),
+            global: (name == "bypass").then(|| map("global", site.context, inner, zero)),
+            local: map("local", width, inner, zero),
             up: up("up"),
             other: self.router.then(|| up("other")),
-            router: self.router.then(|| map("router", 2, usual, usual)),
+            router: self.router.then(|| map("router", width, 2, usual)),
             scale: self.scale,
             temperature: self.temperature,
             dropout: self.dropout,
@@ -201,21 +248,33 @@ impl Method for Eas {
         check_dropout(self.dropout)
     }
 
-    /// The maps for queries of the stack that reads text, or of the first one.
+    /// The maps for queries of the stack that reads text, or of the first one; and of those that look at
+    /// something else.
     fn targets(&self, sites: &[Site]) -> Targets {
-        Targets::stack_of_text(sites, |site| place(site).map(|(stack, _)| stack))
+        let crossing: BTreeSet<&str> =
+            sites.iter().filter_map(Arm::of).filter(|arm| arm.cross).map(|arm| arm.stack).collect();
+        let text = stack_of_text(sites);
+        let is_one = |site: &&Site| {
+            Arm::of(site).is_some_and(|arm| crossing.contains(arm.stack)) || text.fits(site)
+        };
+        Targets::Names(sites.iter().filter(is_one).map(|site| site.module.clone()).collect())
     }
 
     fn fits(&self, chosen: &[Site], all: &[Site]) -> Result<(), Error> {
         let wrong = |reason: String| Err(Error::Setting(reason));
-        let places: Vec<(&str, usize)> = chosen.iter().filter_map(place).collect();
-        let stack = places.first().map(|(stack, _)| *stack);
-        let of_stack = all.iter().filter(|site| place(site).map(|(name, _)| name) == stack).count();
-        let one = places.iter().all(|(name, _)| Some(*name) == stack);
-        if places.len() != chosen.len() || !one || places.len() != of_stack || stack.is_none() {
-            return wrong("eas hangs on the maps for queries of all blocks of one stack; targets of other kinds are not possible".to_owned());
+        if let Some(odd) = chosen.iter().find(|site| Arm::of(site).is_none()) {
+            return wrong(format!(
+                "eas hangs on the maps for queries of all blocks of a stack; `{}` makes none",
+                odd.module
+            ));
         }
-        let attentions = places.len();
+        if let Some(odd) = beside(chosen, all).iter().find(|site| !chosen.contains(site)) {
+            return wrong(format!(
+                "eas hangs on the maps for queries of all blocks of a stack; `{}` is left out",
+                odd.module
+            ));
+        }
+        let attentions = chosen.len();
         if let Some(layer) = self.layers.iter().find(|layer| **layer >= attentions) {
             return wrong(format!(
                 "layers names {layer}, but the model has {attentions} attentions, 0 to {}",
@@ -232,12 +291,12 @@ impl Method for Eas {
         if let Some(site) = chosen.iter().find(|site| !site.input.is_multiple_of(GROUPS)) {
             return wrong(format!("`{}` is {} wide, which is odd", site.module, site.input));
         }
-        self.found.begin(attentions, skip, self.search_rate);
+        self.found.begin(order(chosen), skip, self.search_rate);
         Ok(())
     }
 
     fn part(&self, site: &Site, weight: &Weight, seed: u64) -> Result<Part, Error> {
-        let Some((_, layer)) = place(site) else {
+        let Some(layer) = self.found.number(&site.path) else {
             return Err(Error::Setting(format!("`{}` makes no queries", site.module)));
         };
         let [wide, narrow] = self.inner();

@@ -18,6 +18,8 @@ pub struct Search {
 
 #[derive(Debug, Default)]
 struct Inside {
+    /// The maps whose attentions may be skipped, in the order in which these are counted.
+    arms: Vec<String>,
     bandit: Option<Bandit>,
     /// How many are skipped.
     count: usize,
@@ -33,13 +35,19 @@ impl Search {
         f(&mut self.inside.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Begins with so many attentions, of which `count` are to be skipped.
-    pub(super) fn begin(&self, attentions: usize, count: usize, rate: f64) {
+    /// Begins with the attentions whose queries the maps at these paths make, of which `count` are to be skipped.
+    pub(super) fn begin(&self, arms: Vec<String>, count: usize, rate: f64) {
         self.with(|inside| {
-            inside.bandit = Some(Bandit::new(attentions, SHARPNESS, rate));
+            inside.bandit = Some(Bandit::new(arms.len(), SHARPNESS, rate));
+            inside.arms = arms;
             inside.count = count;
         });
         self.skips.set(self.best());
+    }
+
+    /// The number of the attention whose queries the map at a path makes.
+    pub fn number(&self, path: &str) -> Option<usize> {
+        self.with(|inside| inside.arms.iter().position(|arm| arm == path))
     }
 
     /// What is skipped at the time.
