@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use vlm_encoders::NewDecoder;
 use vlm_encoders::image::load;
-use vlm_fusion::decode::{Sampling, generate};
+use vlm_fusion::decode::{Decode, Sampling, generate};
 use vlm_fusion::fuse::FusionConfig;
 use vlm_fusion::task::{Row, Seen};
 use vlm_fusion::{Assembly, GenerativeFolder, GenerativeModel};

@@ -105,9 +105,10 @@ impl<'a> Arm<'a> {
 /// The maps for queries of all blocks in whose stacks some are chosen: of attentions to own rows, to others, or of
 /// both, as those are.
 pub(crate) fn beside(chosen: &[Site], all: &[Site]) -> Vec<Site> {
-    let kind = |site| Arm::of(site).map(|arm| (arm.stack, arm.cross));
-    let kinds: BTreeSet<(&str, bool)> = chosen.iter().filter_map(kind).collect();
-    let is_one = |site: &&Site| kind(site).is_some_and(|kind| kinds.contains(&kind));
+    let kinds: BTreeSet<(&str, bool)> =
+        chosen.iter().filter_map(Arm::of).map(|arm| (arm.stack, arm.cross)).collect();
+    let is_one =
+        |site: &&Site| Arm::of(site).is_some_and(|arm| kinds.contains(&(arm.stack, arm.cross)));
     all.iter().filter(is_one).cloned().collect()
 }
 
