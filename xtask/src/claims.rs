@@ -1,114 +1,17 @@
 //! `cargo xtask claims`.
 
+mod subject;
 mod verdict;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
 use serde_json::Value;
 
 use crate::backend::Backend;
 use crate::{build, shell};
+use subject::{On, RANKS, Subject};
 use verdict::{Outcome, Outcomes};
-
-/// Methods whose learning rate is searched for, with the rate that is their default.
-const SEARCHED: [(&str, f64); 13] = [
-    ("full", 2e-5),
-    ("lora", 5e-4),
-    ("dora", 5e-4),
-    ("lora-plus", 2.5e-4),
-    ("lora-fa", 5e-4),
-    ("dylora", 5e-4),
-    ("lora:targets=all-linear", 5e-4),
-    ("ia3", 3e-3),
-    ("prefix", 1e-2),
-    ("prompt", 3e-2),
-    ("series:size=16", 5e-4),
-    ("pfeiffer:size=16", 5e-4),
-    ("parallel:size=8", 5e-4),
-];
-/// Further variants, and whose learning rate they take.
-const FURTHER: [(&str, &str); 13] = [
-    ("lora:r=1", "lora"),
-    ("lora:r=2", "lora"),
-    ("lora:r=3", "lora"),
-    ("lora:r=4", "lora"),
-    ("lora:r=5", "lora"),
-    ("lora:r=6", "lora"),
-    ("lora:r=7", "lora"),
-    ("lora:r=64:alpha=8", "lora"),
-    ("rslora:r=64:alpha=8", "lora"),
-    ("dora:r=2", "dora"),
-    ("lora:r=8:targets=[\"q_proj\"]", "lora"),
-    ("qlora:r=8:alpha=8", "lora:targets=all-linear"),
-    ("qlora:r=8:alpha=8:four_bit.code=fp4", "lora:targets=all-linear"),
-];
-/// Ranks of DyLoRA and of the LoRA that is cut.
-const RANKS: usize = 8;
-
-/// What is adapted, and to what.
-struct Subject {
-    name: &'static str,
-    model: &'static str,
-    /// What makes the model.
-    made_by: &'static str,
-    train: &'static str,
-    /// What the learning rates are chosen by.
-    choice: &'static str,
-    /// What is measured, and what the model knew before.
-    tests: [&'static str; 2],
-    /// Of models that speak, samples of them.
-    limit: Option<u32>,
-    task: &'static str,
-    measure: &'static str,
-    /// What each method's default rate is multiplied by in the search.
-    factors: &'static [f64],
-    batch: u32,
-    steps: u32,
-    settings: &'static [&'static str],
-}
-
-/// The main job's dual encoder, and the art style that it never saw.
-const CLIP: Subject = Subject {
-    name: "clip",
-    model: "runs/emoji/model",
-    made_by: "cargo xtask train",
-    train: "emoji:subgroup-style-train",
-    choice: "emoji:subgroup-style-val",
-    tests: ["emoji:subgroup-style-test", "emoji:val"],
-    limit: None,
-    task: "zero-shot",
-    measure: "top1",
-    factors: &[0.3, 1.0, 3.0, 10.0],
-    batch: 64,
-    steps: 90,
-    settings: &[],
-};
-/// A model of DINO's tower and SmolLM2 that describes scenes, and questions about other pictures.
-const VLM: Subject = Subject {
-    name: "vlm",
-    model: "runs/captions/model",
-    made_by: "cargo run --release -p vlm-cli -- train configs/captions.toml",
-    train: "easy-vqa:train",
-    choice: "easy-vqa:test",
-    tests: ["easy-vqa:test", "scenes:captions-val"],
-    limit: Some(400),
-    task: "vqa",
-    measure: "accuracy",
-    factors: &[1.0, 3.0],
-    batch: 8,
-    steps: 60,
-    settings: &["model.generative.pack=8", "train.matmul_precision=medium"],
-};
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum On {
-    /// The main job's dual encoder, adapted to the art style that it never saw
-    Clip,
-    /// The model of configs/captions.toml, adapted to questions about other pictures
-    Vlm,
-}
 
 /// Adapt a model by every method and hold the claims of their papers against it
 ///
@@ -138,23 +41,21 @@ pub struct Args {
 /// # Errors
 /// If the main job has not been run, or the build or a run fails.
 pub fn run(args: &Args) -> Result<()> {
-    let subject = match args.on {
-        On::Clip => &CLIP,
-        On::Vlm => &VLM,
-    };
+    let subject = args.on.subject();
     if !shell::root().join(subject.model).is_dir() {
         bail!("{}: not there; run `{}` first", subject.model, subject.made_by);
     }
     let out = shell::root().join(&args.out).join(subject.name);
     let search = out.join("search");
-    let entries = SEARCHED.iter().flat_map(|(method, lr)| {
+    let methods = subject.searched();
+    let entries = methods.iter().flat_map(|(method, lr)| {
         subject.factors.iter().map(move |factor| format!("{method}:optim.lr={}", rate(lr * factor)))
     });
     let entries: Vec<String> = entries.collect();
     let searched = args.compared(subject, &entries, &[], 1, &[subject.choice], &search)?;
     let mut rates = Vec::new();
     let mut spreads = Vec::new();
-    for (method, lr) in SEARCHED {
+    for (method, lr) in methods {
         let found = subject.factors.iter().map(|factor| {
             let lr = rate(lr * factor);
             Ok((lr.clone(), searched.get(&format!("{method}:optim.lr={lr}"))?.mean))
@@ -170,9 +71,9 @@ pub fn run(args: &Args) -> Result<()> {
     let mut entries: Vec<String> = rates.iter().map(|(method, _)| (*method).to_owned()).collect();
     let mut chosen: Vec<String> =
         rates.iter().map(|(method, lr)| format!("{method}={lr}")).collect();
-    for (method, of) in FURTHER {
+    for (method, of) in subject.further() {
         let lr = rate_of(of).with_context(|| format!("no rate for {method}"))?;
-        entries.push(method.to_owned());
+        entries.push(method.clone());
         chosen.push(format!("{method}={lr}"));
     }
     let last = out.join("final");
@@ -183,7 +84,7 @@ pub fn run(args: &Args) -> Result<()> {
     println!("The last column but four is what the model knew before.\n");
     println!("{}", verdict::rates(&spreads));
     println!("{}", verdict::ranks(&ranks));
-    print!("{}", verdict::claims(&outcomes, &ranks, &last)?);
+    print!("{}", verdict::claims(&subject.pairs(), &outcomes, &ranks, &last)?);
     Ok(())
 }
 

@@ -27,8 +27,8 @@ pub struct Args {
     /// Samples of it at most, of a model that speaks.
     #[arg(long, value_name = "N")]
     test_limit: Option<usize>,
-    /// The methods; `vlm methods` lists them. Settings may follow: lora,lora:r=1,qlora:four_bit.code=fp4.
-    #[arg(long, value_name = "NAME", value_delimiter = ',', required = true)]
+    /// The methods; `vlm methods` lists them. Settings may follow: lora,lora:r=1,eas:layers=[4,5].
+    #[arg(long, value_name = "NAME,…", required = true)]
     methods: Vec<String>,
     /// Runs of each method, with seeds from 1 on.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = output::count)]
@@ -79,13 +79,14 @@ struct Row {
 /// # Errors
 /// If a method is not known or a run fails.
 pub fn run(args: &Args, globals: &[String]) -> Result<ExitCode> {
-    for method in &args.methods {
+    let methods: Vec<&str> = args.methods.iter().flat_map(|list| entries(list)).collect();
+    for method in &methods {
         methods::find(parts(method).0)?;
     }
     let mut rates = Vec::new();
     for setting in &args.lr {
         let rate = setting.rsplit_once('=').filter(|(name, rate)| {
-            args.methods.iter().any(|method| method == name) && rate.parse::<f64>().is_ok()
+            methods.contains(name) && rate.parse::<f64>().is_ok()
         });
         match rate {
             Some(both) => rates.push(both),
@@ -96,12 +97,12 @@ pub fn run(args: &Args, globals: &[String]) -> Result<ExitCode> {
         }
     }
     let mut rows = Vec::new();
-    for (number, method) in args.methods.iter().enumerate() {
+    for (number, method) in methods.iter().enumerate() {
         let rate = rates.iter().find(|(name, _)| name == method).map(|(_, rate)| *rate);
         let mut runs = Vec::new();
         for seed in 1..=args.seeds {
             let done = number * args.seeds + seed - 1;
-            let all = args.methods.len() * args.seeds;
+            let all = methods.len() * args.seeds;
             output::note(&format!("{method}, seed {seed}: run {} of {all}", done + 1));
             match args.one(method, seed, rate, globals)? {
                 Some(dir) => runs.push(dir),
@@ -167,6 +168,16 @@ impl Args {
             _ => bail!("{method}, seed {seed}: the run failed ({status}); what it said is above"),
         }
     }
+}
+
+/// The entries of a list, which commas part; not those in brackets, which belong to a setting.
+fn entries(list: &str) -> Vec<&str> {
+    let mut open = 0i32;
+    let parts = list.split(move |c| {
+        open += i32::from("[{".contains(c)) - i32::from("]}".contains(c));
+        c == ',' && open == 0
+    });
+    parts.filter(|entry| !entry.is_empty()).collect()
 }
 
 /// An entry of `--methods`: a method, and settings of it.
@@ -311,6 +322,12 @@ fn page(args: &Args, rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commas_in_brackets_part_nothing() {
+        assert_eq!(entries("lora,eas:layers=[4,5]:size=4,ia3"), ["lora", "eas:layers=[4,5]:size=4", "ia3"]);
+        assert_eq!(entries("full"), ["full"]);
+    }
 
     #[test]
     fn runs_become_a_row() {

@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::subject::Pair;
+
 /// What the runs of a method came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
@@ -77,52 +79,33 @@ enum Apart {
 }
 
 /// What a paper says of two methods.
-enum Says {
+#[derive(Clone, Copy)]
+pub enum Says {
     /// The first is better.
     Better,
     /// The first is no worse.
     Close,
 }
 
-/// A claim about two entries.
-const PAIRS: [(&str, &str, &str, Says); 11] = [
-    ("LoRA comes up to all weights", "lora", "full", Says::Close),
-    ("rank 1 is nearly enough", "lora:r=1", "lora", Says::Close),
-    (
-        "queries and values beat queries alone, of as many values",
-        "lora:r=4",
-        "lora:r=8:targets=[\"q_proj\"]",
-        Says::Better,
-    ),
-    ("rsLoRA keeps rank 64 useful", "rslora:r=64:alpha=8", "lora:r=64:alpha=8", Says::Better),
-    ("DoRA beats LoRA", "dora", "lora", Says::Better),
-    ("DoRA beats LoRA at rank 2", "dora:r=2", "lora:r=2", Says::Better),
-    ("four bits (NF4) cost nothing", "qlora:r=8:alpha=8", "lora:targets=all-linear", Says::Close),
-    ("NF4 beats FP4", "qlora:r=8:alpha=8", "qlora:r=8:alpha=8:four_bit.code=fp4", Says::Better),
-    (
-        "LoRA comes up to parallel adapters",
-        "lora:targets=all-linear",
-        "parallel:size=8",
-        Says::Close,
-    ),
-    ("parallel adapters beat series", "parallel:size=8", "series:size=16", Says::Better),
-    ("series adapters beat prefix", "series:size=16", "prefix", Says::Better),
-];
-
 fn percent(share: f64) -> String {
     format!("{:.1}", 100.0 * share)
 }
 
-/// The claims as Markdown; `runs` is where the runs of the methods are.
+/// The claims as Markdown, first those about pairs of methods; `runs` is where the runs of the methods are.
 ///
 /// # Errors
 /// If an outcome is missing.
-pub fn claims(outcomes: &Outcomes, ranks: &[[f64; 3]], runs: &Path) -> Result<String> {
+pub fn claims(
+    pairs: &[Pair],
+    outcomes: &Outcomes,
+    ranks: &[[f64; 3]],
+    runs: &Path,
+) -> Result<String> {
     let mut text = String::from("| claim | measured, % | holds |\n|---|---|---|\n");
     let mut line = |claim: &str, measured: &str, holds: &str| {
         text += &format!("| {claim} | {measured} | {holds} |\n");
     };
-    for (claim, a, b, says) in &PAIRS {
+    for (claim, a, b, says) in pairs {
         let (difference, apart) = outcomes.apart(a, b)?;
         let holds = match (says, apart) {
             (_, Apart::Above) => "yes",

@@ -121,13 +121,9 @@ fn stack_of_text(sites: &[Site]) -> Targets {
 /// the stack that reads text, then those of others; by blocks, a block's own before that to others.
 fn order(chosen: &[Site]) -> Vec<String> {
     let first = stack_of_text(chosen);
-    let mut arms: Vec<(bool, usize, &Site)> = Vec::new();
-    for (i, site) in chosen.iter().enumerate() {
-        arms.push((!first.fits(site), i, site));
-    }
-    // Stable, and sites come by blocks already.
-    arms.sort_by_key(|(later, i, _)| (*later, *i));
-    arms.into_iter().map(|(.., site)| site.path.clone()).collect()
+    let (text, others): (Vec<&Site>, Vec<&Site>) =
+        chosen.iter().partition(|site| first.fits(site));
+    text.into_iter().chain(others).map(|site| site.path.clone()).collect()
 }
 
 impl Eas {
