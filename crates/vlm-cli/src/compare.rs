@@ -85,9 +85,9 @@ pub fn run(args: &Args, globals: &[String]) -> Result<ExitCode> {
     }
     let mut rates = Vec::new();
     for setting in &args.lr {
-        let rate = setting.rsplit_once('=').filter(|(name, rate)| {
-            methods.contains(name) && rate.parse::<f64>().is_ok()
-        });
+        let rate = setting
+            .rsplit_once('=')
+            .filter(|(name, rate)| methods.contains(name) && rate.parse::<f64>().is_ok());
         match rate {
             Some(both) => rates.push(both),
             None => {
@@ -325,7 +325,10 @@ mod tests {
 
     #[test]
     fn commas_in_brackets_part_nothing() {
-        assert_eq!(entries("lora,eas:layers=[4,5]:size=4,ia3"), ["lora", "eas:layers=[4,5]:size=4", "ia3"]);
+        assert_eq!(
+            entries("lora,eas:layers=[4,5]:size=4,ia3"),
+            ["lora", "eas:layers=[4,5]:size=4", "ia3"]
+        );
         assert_eq!(entries("full"), ["full"]);
     }
 

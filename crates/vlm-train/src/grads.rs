@@ -51,20 +51,30 @@ impl Grads {
 
     /// The length of the whole gradient, and of each parameter's by identifier.
     pub fn norms<M: Module>(&self, model: &M) -> (f64, HashMap<ParamId, f64>) {
-        struct Norms<'a>(&'a Grads, HashMap<ParamId, f64>);
-        impl ModuleVisitor for Norms<'_> {
+        struct Squares<'a>(&'a Grads, Vec<ParamId>, Vec<Tensor<1>>);
+        impl ModuleVisitor for Squares<'_> {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 if let Some(grad) = self.0.get::<D>(param.id) {
-                    let square: f32 = square_sum(grad).into_scalar();
-                    self.1.insert(param.id, f64::from(square).sqrt());
+                    self.1.push(param.id);
+                    self.2.push(square_sum(grad));
                 }
             }
         }
-        let mut norms = Norms(self, HashMap::new());
-        model.visit(&mut norms);
+        let mut found = Squares(self, Vec::new(), Vec::new());
+        model.visit(&mut found);
+        let Squares(_, ids, squares) = found;
+        if squares.is_empty() {
+            return (0.0, HashMap::new());
+        }
+        // All at once: a device that computes elsewhere is waited for a single time.
+        let squares = Tensor::cat(squares, 0).into_data();
+        let norms: HashMap<ParamId, f64> = ids
+            .into_iter()
+            .zip(squares.iter::<f32>().map(|square| f64::from(square).sqrt()))
+            .collect();
         // Summed in the order of the numbers themselves: a hash map's order changes by run.
-        let mut squares: Vec<f64> = norms.1.values().map(|n| n * n).collect();
+        let mut squares: Vec<f64> = norms.values().map(|n| n * n).collect();
         squares.sort_by(f64::total_cmp);
-        (squares.iter().sum::<f64>().sqrt(), norms.1)
+        (squares.iter().sum::<f64>().sqrt(), norms)
     }
 }

@@ -270,8 +270,50 @@ fn composed<B: Backend>(
     (param, m, v)
 }
 
+/// On a GPU what counts is how many operations are launched, so each weight gets as few as there are.
 #[cfg(feature = "tch")]
-impl Update for burn::backend::LibTorch {}
+impl Update for burn::backend::LibTorch {
+    fn adamw(
+        mut param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        mut m: FloatTensor<Self>,
+        mut v: FloatTensor<Self>,
+        step: AdamWStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if ![&param, &m, &v].into_iter().all(|x| x.can_mut()) {
+            return composed::<Self>(param, grad, m, v, step);
+        }
+        let [b1, b2] = step.betas;
+        let (length, root) = step.corrected();
+        let grad = &grad.tensor * step.grad_scale;
+        let _ = m.tensor.lerp_(&grad, 1.0 - b1);
+        let _ = v.tensor.lerp_(&(&grad * &grad), 1.0 - b2);
+        let keep = 1.0 - step.lr * step.weight_decay;
+        if keep != 1.0 {
+            let _ = param.tensor.g_mul_scalar_(keep);
+        }
+        if length != 0.0 {
+            // What the first moment is divided by: −(√v / root + ε) / length.
+            let mut divisor = v.tensor.sqrt();
+            let _ = divisor.g_mul_scalar_(-1.0 / (root * length));
+            let _ = divisor.g_add_scalar_(-step.eps / length);
+            let _ = param.tensor.addcdiv_(&m.tensor, &divisor);
+        }
+        (param, m, v)
+    }
+
+    fn average(
+        mut old: FloatTensor<Self>,
+        new: FloatTensor<Self>,
+        decay: f64,
+    ) -> FloatTensor<Self> {
+        if !old.can_mut() {
+            return composed_average::<Self>(old, new, decay);
+        }
+        let _ = old.tensor.lerp_(&new.tensor, 1.0 - decay);
+        old
+    }
+}
 
 #[cfg(any(
     feature = "wgpu",

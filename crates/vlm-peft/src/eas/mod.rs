@@ -121,8 +121,7 @@ fn stack_of_text(sites: &[Site]) -> Targets {
 /// the stack that reads text, then those of others; by blocks, a block's own before that to others.
 fn order(chosen: &[Site]) -> Vec<String> {
     let first = stack_of_text(chosen);
-    let (text, others): (Vec<&Site>, Vec<&Site>) =
-        chosen.iter().partition(|site| first.fits(site));
+    let (text, others): (Vec<&Site>, Vec<&Site>) = chosen.iter().partition(|site| first.fits(site));
     text.into_iter().chain(others).map(|site| site.path.clone()).collect()
 }
 
