@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use burn::tensor::Device;
 use vlm_encoders::image::ImageProcessor;
-use vlm_encoders::text::Tokenizer;
+use vlm_encoders::text::{Message, Tokenizer};
 use vlm_encoders::{Error as EncoderError, FourBitConfig, check_images};
 use vlm_store::{Float, write_file};
 
@@ -39,6 +40,8 @@ pub struct GenerativeFolder {
     pub(crate) processor: Processor,
     /// Small files beside them, by name.
     carried: BTreeMap<&'static str, Vec<u8>>,
+    /// Whether the chat template knows messages in parts; found out when it is first asked.
+    knows_parts: OnceLock<bool>,
 }
 
 impl GenerativeFolder {
@@ -49,7 +52,16 @@ impl GenerativeFolder {
         (images, tokenizer, processor): (ImageProcessor, Tokenizer, Processor),
         carried: BTreeMap<&'static str, Vec<u8>>,
     ) -> Self {
-        GenerativeFolder { plan, model, images, tokenizer, processor, carried }
+        let knows_parts = OnceLock::new();
+        GenerativeFolder { plan, model, images, tokenizer, processor, carried, knows_parts }
+    }
+
+    /// Whether the chat template knows messages in parts, of which some are pictures.
+    pub(crate) fn knows_parts(&self) -> bool {
+        *self.knows_parts.get_or_init(|| {
+            let probe = Message::image_and_text("user", "?");
+            self.tokenizer.chat(&[probe], true).is_ok_and(|text| self.places(&text) == 1)
+        })
     }
 
     /// Whether a folder says that it holds a generative model.
@@ -95,7 +107,7 @@ impl GenerativeFolder {
         }
         let carried = read_carried(dir)?;
         let model = plan.load(&files, packed, device)?;
-        Ok(GenerativeFolder { plan, model, images, tokenizer, processor, carried })
+        Ok(Self::assembled(plan, model, (images, tokenizer, processor), carried))
     }
 
     /// How many places of the decoder's sequence a picture of this height and width takes.

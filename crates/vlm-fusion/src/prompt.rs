@@ -88,12 +88,11 @@ impl GenerativeFolder {
     /// # Errors
     /// If there is no chat template, or it refuses the messages.
     pub fn chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
-        let probe = Message::image_and_text("user", "?");
-        let knows = self.tokenizer.chat(&[probe], true).is_ok_and(|text| self.places(&text) == 1);
-        let messages: Vec<Message> = messages
-            .iter()
-            .map(|message| if knows { in_parts(message) } else { self.as_text(message) })
-            .collect();
+        let in_its_way = |message| match self.knows_parts() {
+            true => in_parts(message),
+            false => self.as_text(message),
+        };
+        let messages: Vec<Message> = messages.iter().map(in_its_way).collect();
         let text = self.tokenizer.chat(&messages, add_generation_prompt);
         Ok(text.map_err(vlm_encoders::Error::from)?)
     }
