@@ -4,6 +4,7 @@ mod subject;
 mod verdict;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -34,6 +35,12 @@ pub struct Args {
     /// What computes
     #[arg(long, value_enum, default_value_t)]
     backend: Backend,
+    /// A `vlm` that was built elsewhere, in place of building one
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+    /// The `--device` of its runs
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
 }
 
 /// Adapts, measures and prints.
@@ -100,6 +107,14 @@ fn found(said: &Value, name: &str) -> Option<f64> {
 }
 
 impl Args {
+    /// A command that runs `vlm`.
+    fn vlm(&self) -> Result<Command> {
+        match &self.program {
+            Some(program) => Ok(shell::command(program)),
+            None => build::program("vlm", self.backend),
+        }
+    }
+
     /// Runs `vlm compare` and reads its table.
     fn compared(
         &self,
@@ -110,7 +125,7 @@ impl Args {
         tests: &[&str],
         out: &Path,
     ) -> Result<Outcomes> {
-        let mut vlm = build::program("vlm", self.backend)?;
+        let mut vlm = self.vlm()?;
         let (batch, steps) = (subject.batch, self.steps.unwrap_or(subject.steps));
         vlm.args(["compare", "--model", subject.model, "--data", subject.train]);
         vlm.args(["--batch", &batch.to_string()]);
@@ -128,6 +143,9 @@ impl Args {
         tests.iter().for_each(|test| {
             vlm.args(["--test", test]);
         });
+        self.device.iter().for_each(|device| {
+            vlm.args(["--device", device]);
+        });
         shell::run(&mut vlm)?;
         let path = out.join("compare.json");
         let text = std::fs::read_to_string(&path)?;
@@ -138,7 +156,7 @@ impl Args {
 
     /// For each rank: DyLoRA cut to it, LoRA of it, and LoRA of the highest cut to it.
     fn ranks(&self, subject: &Subject, outcomes: &Outcomes, runs: &Path) -> Result<Vec<[f64; 3]>> {
-        let vlm = build::program("vlm", self.backend)?;
+        let vlm = self.vlm()?;
         let cut = |method: &str, rank: usize| -> Result<f64> {
             let mut sum = 0.0;
             for seed in 1..=self.seeds {
@@ -150,6 +168,9 @@ impl Args {
                     eval.args(["--limit", &limit.to_string()]);
                 }
                 eval.arg("--adapter").arg(&adapter);
+                self.device.iter().for_each(|device| {
+                    eval.args(["--device", device]);
+                });
                 let said = shell::output(&mut eval)
                     .with_context(|| format!("{}: cannot be measured", adapter.display()))?;
                 let said: Value = serde_json::from_str(&said)?;
