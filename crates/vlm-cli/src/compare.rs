@@ -27,7 +27,8 @@ pub struct Args {
     /// Samples of it at most, of a model that speaks.
     #[arg(long, value_name = "N")]
     test_limit: Option<usize>,
-    /// The methods; `vlm methods` lists them. Settings may follow: lora,lora:r=1,eas:layers=[4,5].
+    /// The methods; `vlm methods` lists them. Settings may follow: lora,lora:r=1,qlora:four_bit.code=fp4;
+    /// commas in brackets are theirs.
     #[arg(long, value_name = "NAME,…", required = true)]
     methods: Vec<String>,
     /// Runs of each method, with seeds from 1 on.
