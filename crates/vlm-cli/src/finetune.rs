@@ -12,6 +12,10 @@ use crate::config::{EvalConfig, RunConfig};
 use crate::output::Usage;
 use crate::{methods, train};
 
+/// How settings begin that are not of a method.
+const SECTIONS: [&str; 8] =
+    ["data.", "model.", "sample.", "batch.", "optim.", "train.", "adapter.", "eval."];
+
 /// Arguments of `vlm finetune`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -141,10 +145,13 @@ impl Args {
                 all.push(format!("adapter.targets=[{}]", names.join(", ")));
             }
         }
-        // A plain name is one of the method's settings.
+        // What begins with no section of a configuration is one of the method's settings.
         let place = |setting: &String| match setting.split_once('=') {
-            Some((key, _)) if !key.contains('.') => format!("adapter.{setting}"),
-            _ => setting.clone(),
+            Some((key, _)) if SECTIONS.iter().any(|section| key.starts_with(section)) => {
+                setting.clone()
+            }
+            Some(_) => format!("adapter.{setting}"),
+            None => setting.clone(),
         };
         all.extend(self.set.iter().map(place));
         let mut config = RunConfig::parse("", Path::new("vlm finetune"), &all)?;

@@ -374,6 +374,10 @@ fn methods_are_listed_and_compared() {
     let table = works(&mut compare("ia3,lora:r=1,full"));
     assert!(table.contains("| lora:r=1 |") && table.contains("| full |"), "{table}");
     assert!(out.join("lora_r_1-2/adapter").exists() && out.join("full-1/model").exists());
+    // Commas in brackets part no methods; a setting may have parts.
+    let table = works(&mut compare("ia3,eas:layers=[0,1]:size=4,qlora:r=2:four_bit.code=fp4"));
+    assert!(table.contains("| eas:layers=[0,1]:size=4 |"), "{table}");
+    assert!(table.contains("| qlora:r=2:four_bit.code=fp4 |"), "{table}");
     assert!(out.join("compare.html").exists() && out.join("compare.json").exists());
     // What is finished is not made again.
     let made = || fs::metadata(out.join("ia3-2/summary.json")).unwrap().modified().unwrap();
