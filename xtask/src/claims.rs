@@ -5,6 +5,7 @@ mod verdict;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -35,6 +36,9 @@ pub struct Args {
     /// What computes
     #[arg(long, value_enum, default_value_t)]
     backend: Backend,
+    /// Runs at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    jobs: u32,
     /// A `vlm` that was built elsewhere, in place of building one
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
@@ -137,6 +141,7 @@ impl Args {
         });
         vlm.arg("--methods").arg(entries.join(",")).arg("--out").arg(out);
         vlm.args(["--steps", &steps.to_string(), "--seeds", &seeds.to_string()]);
+        vlm.args(["--jobs", &self.jobs.to_string()]);
         rates.iter().for_each(|rate| {
             vlm.args(["--lr", rate]);
         });
@@ -156,35 +161,90 @@ impl Args {
 
     /// For each rank: DyLoRA cut to it, LoRA of it, and LoRA of the highest cut to it.
     fn ranks(&self, subject: &Subject, outcomes: &Outcomes, runs: &Path) -> Result<Vec<[f64; 3]>> {
+        let cut = ["dylora", "lora"].map(|method| (1..=RANKS).map(move |rank| (method, rank)));
+        let cut: Vec<(&str, usize)> = cut.into_iter().flatten().collect();
         let vlm = self.vlm()?;
-        let cut = |method: &str, rank: usize| -> Result<f64> {
-            let mut sum = 0.0;
-            for seed in 1..=self.seeds {
-                let adapter = runs.join(format!("{method}-{seed}/adapter"));
-                let mut eval = shell::again(&vlm);
-                eval.args(["eval", "--json", "--task", subject.task, "--model", subject.model]);
-                eval.args(["--data", subject.tests[0], "--adapter-ranks", &rank.to_string()]);
-                if let Some(limit) = subject.limit {
-                    eval.args(["--limit", &limit.to_string()]);
-                }
-                eval.arg("--adapter").arg(&adapter);
-                self.device.iter().for_each(|device| {
-                    eval.args(["--device", device]);
-                });
-                let said = shell::output(&mut eval)
-                    .with_context(|| format!("{}: cannot be measured", adapter.display()))?;
-                let said: Value = serde_json::from_str(&said)?;
-                let found = found(&said, subject.measure);
-                sum += found.with_context(|| format!("no {} was measured", subject.measure))?;
-            }
-            Ok(sum / f64::from(self.seeds))
-        };
+        let one = |&(method, rank): &(&str, usize)| self.cut(&vlm, subject, method, rank, runs);
+        let found = at_once(&cut, self.jobs as usize, &one)?;
         (1..=RANKS)
             .map(|rank| {
                 let own = if rank == RANKS { "lora".to_owned() } else { format!("lora:r={rank}") };
                 let Outcome { mean, .. } = outcomes.get(&own)?;
-                Ok([cut("dylora", rank)?, mean, cut("lora", rank)?])
+                Ok([found[rank - 1], mean, found[RANKS + rank - 1]])
             })
             .collect()
+    }
+
+    /// The mean over the seeds of a method whose adapters are cut to a rank.
+    fn cut(
+        &self,
+        vlm: &Command,
+        subject: &Subject,
+        method: &str,
+        rank: usize,
+        runs: &Path,
+    ) -> Result<f64> {
+        let mut sum = 0.0;
+        for seed in 1..=self.seeds {
+            let adapter = runs.join(format!("{method}-{seed}/adapter"));
+            let mut eval = shell::again(vlm);
+            eval.args(["eval", "--json", "--task", subject.task, "--model", subject.model]);
+            eval.args(["--data", subject.tests[0], "--adapter-ranks", &rank.to_string()]);
+            if let Some(limit) = subject.limit {
+                eval.args(["--limit", &limit.to_string()]);
+            }
+            eval.arg("--adapter").arg(&adapter);
+            self.device.iter().for_each(|device| {
+                eval.args(["--device", device]);
+            });
+            let said = shell::output(&mut eval)
+                .with_context(|| format!("{}: cannot be measured", adapter.display()))?;
+            let said: Value = serde_json::from_str(&said)?;
+            let found = found(&said, subject.measure);
+            sum += found.with_context(|| format!("no {} was measured", subject.measure))?;
+        }
+        Ok(sum / f64::from(self.seeds))
+    }
+}
+
+/// What comes of each, so many computed at once.
+fn at_once<T: Sync, R: Send>(
+    all: &[T],
+    jobs: usize,
+    one: &(dyn Fn(&T) -> Result<R> + Sync),
+) -> Result<Vec<R>> {
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let taken = std::iter::from_fn(|| {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            Some((number, one(all.get(number)?)))
+        });
+        taken.collect::<Vec<_>>()
+    };
+    let mut found: Vec<(usize, Result<R>)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
+    });
+    found.sort_by_key(|(number, _)| *number);
+    found.into_iter().map(|(_, result)| result).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_at_once_comes_in_order() {
+        let all: Vec<u64> = (0..20).collect();
+        let slow_first = |n: &u64| {
+            std::thread::sleep(std::time::Duration::from_millis(20 - n));
+            Ok(n * n)
+        };
+        assert_eq!(
+            at_once(&all, 3, &slow_first).unwrap(),
+            all.iter().map(|n| n * n).collect::<Vec<_>>()
+        );
+        let odd = |n: &u64| if *n == 7 { bail!("seven") } else { Ok(*n) };
+        assert_eq!(at_once(&all, 3, &odd).unwrap_err().to_string(), "seven");
     }
 }

@@ -384,6 +384,15 @@ fn methods_are_listed_and_compared() {
     let before = made();
     works(&mut compare("ia3,prefix"));
     assert_eq!(made(), before);
+    // Several at once say in files what one alone says on the screen.
+    let table = works(compare("ia3,lora:r=2,lora:r=3").args(["--jobs", "2"]));
+    assert!(table.contains("| lora:r=2 |") && table.contains("| lora:r=3 |"), "{table}");
+    let said = fs::read_to_string(out.join("lora_r_3-2.log")).unwrap();
+    assert!(said.contains("step 2/2"), "{said}");
+    let done = compare("ia3,lora:r=4,lora:r=900").args(["--jobs", "3"]).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.code() == Some(1) && said.contains("lora:r=900, seed"), "{said}");
+    assert!(out.join("lora_r_4-1/summary.json").exists(), "{said}");
     refuses(&mut compare("ia3,lorra"), 2, &["--method lorra: no such method"]);
     refuses(&mut compare("prefix"), 2, &["--lr ia3=0.01: write one of --methods"]);
 }

@@ -1,9 +1,12 @@
 //! `vlm compare`.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+mod runs;
 
-use anyhow::{Context, Result, bail};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
 use vlm_store::write_file;
@@ -11,6 +14,7 @@ use vlm_train::{MetricsLog, Report, Series};
 
 use crate::methods;
 use crate::output::{self, Usage};
+use runs::Run;
 
 /// Arguments of `vlm compare`.
 #[derive(clap::Args)]
@@ -46,6 +50,9 @@ pub struct Args {
     /// Change a setting of all runs, such as --set model.generative.pack=8.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Runs at once, which share the threads. The times in the table are then those of runs beside others.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = output::count)]
+    jobs: usize,
     /// The folder for all runs, the table and the page; runs that are finished in it are not made
     /// again.
     #[arg(long, value_name = "DIR")]
@@ -97,21 +104,22 @@ pub fn run(args: &Args, globals: &[String]) -> Result<ExitCode> {
             }
         }
     }
-    let mut rows = Vec::new();
-    for (number, method) in methods.iter().enumerate() {
-        let rate = rates.iter().find(|(name, _)| name == method).map(|(_, rate)| *rate);
-        let mut runs = Vec::new();
-        for seed in 1..=args.seeds {
-            let done = number * args.seeds + seed - 1;
-            let all = methods.len() * args.seeds;
-            output::note(&format!("{method}, seed {seed}: run {} of {all}", done + 1));
-            match args.one(method, seed, rate, globals)? {
-                Some(dir) => runs.push(dir),
-                None => return Ok(ExitCode::from(130)),
-            }
-        }
-        rows.push(row(method, &runs, args.test.len())?);
+    let runs: Vec<Vec<Run>> = methods
+        .iter()
+        .map(|method| {
+            let rate = rates.iter().find(|(name, _)| name == method).map(|(_, rate)| *rate);
+            (1..=args.seeds).map(|seed| args.one(method, seed, rate, globals)).collect()
+        })
+        .collect();
+    let all: Vec<&Run> = runs.iter().flatten().collect();
+    if !runs::make(&all, args.jobs)? {
+        return Ok(ExitCode::from(130));
     }
+    let rows = methods.iter().zip(&runs).map(|(method, runs)| {
+        let dirs: Vec<&Path> = runs.iter().map(|run| run.dir.as_path()).collect();
+        row(method, &dirs, args.test.len())
+    });
+    let rows: Vec<Row> = rows.collect::<Result<_>>()?;
     let table = table(&rows);
     write(&args.out.join("compare.md"), &table)?;
     write(&args.out.join("compare.json"), &serde_json::to_string_pretty(&rows)?)?;
@@ -126,48 +134,30 @@ pub fn run(args: &Args, globals: &[String]) -> Result<ExitCode> {
 }
 
 impl Args {
-    /// Makes a run, in a process of its own so that its memory can be told apart; `None` if it was
-    /// stopped.
-    fn one(
-        &self,
-        method: &str,
-        seed: usize,
-        rate: Option<&str>,
-        globals: &[String],
-    ) -> Result<Option<PathBuf>> {
+    /// A run of a method.
+    fn one(&self, method: &str, seed: usize, rate: Option<&str>, globals: &[String]) -> Run {
         let (name, settings) = parts(method);
         let plain = |c: char| if c.is_alphanumeric() || ".-".contains(c) { c } else { '_' };
         let folder: String = method.chars().map(plain).collect();
-        let out = self.out.join(format!("{folder}-{seed}"));
-        if out.join("summary.json").exists() {
-            return Ok(Some(out));
-        }
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(globals).arg("finetune").arg("--model").arg(&self.model);
-        command.args(["--method", name, "--data", &self.data]);
-        for test in &self.test {
-            command.args(["--test", test]);
-        }
-        command.args(["--steps", &self.steps.to_string(), "--batch", &self.batch.to_string()]);
-        command.args(["--seed", &seed.to_string()]).arg("--out").arg(&out);
-        if let Some(limit) = self.test_limit {
-            command.args(["--test-limit", &limit.to_string()]);
-        }
-        if let Some(rate) = rate {
-            command.args(["--lr", rate]);
-        }
-        for setting in settings.iter().copied().chain(self.set.iter().map(String::as_str)) {
-            command.args(["--set", setting]);
-        }
-        if out.join("checkpoints").exists() {
-            command.arg("--resume");
-        }
-        let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
-        match status.code() {
-            Some(0) => Ok(Some(out)),
-            Some(130) => Ok(None),
-            _ => bail!("{method}, seed {seed}: the run failed ({status}); what it said is above"),
-        }
+        let dir = self.out.join(format!("{folder}-{seed}"));
+        let mut arguments: Vec<OsString> = globals.iter().map(OsString::from).collect();
+        arguments.push("finetune".into());
+        let mut add = |name: &str, value: &dyn AsRef<OsStr>| {
+            arguments.extend([name.into(), value.as_ref().to_owned()]);
+        };
+        add("--model", &self.model);
+        add("--method", &name);
+        add("--data", &self.data);
+        self.test.iter().for_each(|test| add("--test", test));
+        add("--steps", &self.steps.to_string());
+        add("--batch", &self.batch.to_string());
+        add("--seed", &seed.to_string());
+        add("--out", &dir);
+        self.test_limit.iter().for_each(|limit| add("--test-limit", &limit.to_string()));
+        rate.iter().for_each(|rate| add("--lr", rate));
+        settings.iter().for_each(|setting| add("--set", setting));
+        self.set.iter().for_each(|setting| add("--set", setting));
+        Run { name: format!("{method}, seed {seed}"), dir, arguments }
     }
 }
 
@@ -192,7 +182,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 /// What the runs of a method came to, which were measured on so many sets.
-fn row(method: &str, runs: &[PathBuf], tests: usize) -> Result<Row> {
+fn row(method: &str, runs: &[&Path], tests: usize) -> Result<Row> {
     let mut measure = String::new();
     let mut values = vec![Vec::new(); tests.max(1)];
     let (mut trained, mut memory, mut seconds, mut answers) = (0, 0, Vec::new(), Vec::new());
@@ -355,7 +345,8 @@ mod tests {
                 run
             })
             .collect();
-        let rows = [row("lora", &runs, 1).unwrap()];
+        let dirs: Vec<&Path> = runs.iter().map(PathBuf::as_path).collect();
+        let rows = [row("lora", &dirs, 1).unwrap()];
         assert_eq!(
             table(&rows),
             "| method | accuracy | ± | trained | peak memory | s a step | s an answer | runs |\n\
@@ -363,6 +354,6 @@ mod tests {
              | lora | 60.00 | 14.14 | 1.500 M | 2.00 GB | 0.250 | 1.200 | 2 |\n"
         );
         std::fs::write(runs[0].join("summary.json"), "{}").unwrap();
-        assert!(row("lora", &runs, 1).is_err());
+        assert!(row("lora", &dirs, 1).is_err());
     }
 }

@@ -1,0 +1,154 @@
+//! The runs of a comparison, one after the other or several at once.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use vlm_train::{Progress, StopFlag};
+
+use crate::output;
+
+/// What a run that Ctrl-C stopped ends with, after saving.
+const STOPPED: i32 = 130;
+/// What libraries that compute read their number of threads from.
+const THREADS: [&str; 2] = ["RAYON_NUM_THREADS", "OMP_NUM_THREADS"];
+/// How much of what a failed run said is shown.
+const LAST_LINES: usize = 5;
+
+/// A run of `vlm finetune`.
+pub struct Run {
+    /// What it is, for people.
+    pub name: String,
+    pub dir: PathBuf,
+    /// Behind the program's name.
+    pub arguments: Vec<OsString>,
+}
+
+impl Run {
+    pub fn is_finished(&self) -> bool {
+        self.dir.join("summary.json").exists()
+    }
+
+    /// Makes it in a process of its own, so that its memory can be told apart; says whether it came to its
+    /// end, and was not stopped.
+    fn make(&self, threads: Option<usize>) -> Result<bool> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null());
+        if self.dir.join("checkpoints").exists() {
+            command.arg("--resume");
+        }
+        let log = threads.map(|_| {
+            let mut log = self.dir.clone().into_os_string();
+            log.push(".log");
+            PathBuf::from(log)
+        });
+        if let Some(log) = &log {
+            command.stderr(File::create(log).with_context(|| log.display().to_string())?);
+        }
+        for name in THREADS.iter().filter(|name| std::env::var_os(name).is_none()) {
+            threads.iter().for_each(|count| {
+                command.env(name, count.to_string());
+            });
+        }
+        let status = command.status()?;
+        match (status.code(), log) {
+            (Some(0), _) => Ok(true),
+            (Some(STOPPED), _) => Ok(false),
+            (_, None) => {
+                bail!("{}: the run failed ({status}); what it said is above", self.name)
+            }
+            (_, Some(log)) => {
+                bail!("{}: the run failed ({status}); {}", self.name, last_words(&log))
+            }
+        }
+    }
+}
+
+/// The end of a log.
+fn last_words(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+    format!("{} ends with\n{last}", log.display())
+}
+
+/// Makes those that are not finished, so many at once; says whether they all are now.
+///
+/// # Errors
+/// If one fails; those beside it come to their end first.
+pub fn make(runs: &[&Run], jobs: usize) -> Result<bool> {
+    let left: Vec<&Run> = runs.iter().filter(|run| !run.is_finished()).copied().collect();
+    let stop = StopFlag::install()?;
+    if jobs == 1 {
+        for run in &left {
+            let number = runs.iter().position(|other| other.dir == run.dir).unwrap_or(0) + 1;
+            output::note(&format!("{}: run {number} of {}", run.name, runs.len()));
+            if stop.is_set() || !run.make(None)? {
+                return Ok(false);
+            }
+        }
+        return Ok(true);
+    }
+    if left.is_empty() {
+        return Ok(true);
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = (cores / jobs).max(1);
+    let folder = left[0].dir.parent().unwrap_or(&left[0].dir);
+    output::note(&format!(
+        "{jobs} runs at once, threads of each: {threads}; what they say is in {}/*.log",
+        folder.display()
+    ));
+    // The first goes alone, since what it finds out about the pictures is kept for the others.
+    let alone = usize::from(left.len() == runs.len());
+    let (first, others) = left.split_at(alone);
+    let done = runs.len() - left.len();
+    let progress = Mutex::new(Progress::new(runs.len() as u64, done as u64, "run").unit("run"));
+    let finished = Mutex::new(done as u64);
+    let next = Mutex::new(others.iter());
+    let one = |run: &Run| -> Result<bool> {
+        if stop.is_set() || !run.make(Some(threads))? {
+            return Ok(false);
+        }
+        let mut finished = open(&finished);
+        *finished += 1;
+        open(&progress).tick(*finished, 1, &[]);
+        Ok(true)
+    };
+    for run in first {
+        if !one(run)? {
+            return Ok(false);
+        }
+    }
+    let failed = Mutex::new(None);
+    let worker = || -> bool {
+        loop {
+            let taken = open(&next).next();
+            let Some(run) = taken.filter(|_| open(&failed).is_none()) else { return true };
+            match one(run) {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(error) => {
+                    open(&failed).get_or_insert(error);
+                }
+            }
+        }
+    };
+    let whole = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.min(others.len())).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().all(|worker| worker.join().unwrap_or(false))
+    });
+    open(&progress).finish();
+    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(whole),
+    }
+}
+
+/// A lock, also after a panic elsewhere.
+fn open<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
