@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::backend::Backend;
-use crate::{build, shell};
+use crate::compared::{Comparison, Runner};
+use crate::shell;
 use subject::{On, RANKS, Subject};
 use verdict::{Outcome, Outcomes};
 
@@ -33,18 +33,8 @@ pub struct Args {
     /// Where the runs go
     #[arg(long, value_name = "DIR", default_value = "runs/claims")]
     out: PathBuf,
-    /// What computes
-    #[arg(long, value_enum, default_value_t)]
-    backend: Backend,
-    /// Runs at once
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    jobs: u32,
-    /// A `vlm` that was built elsewhere, in place of building one
-    #[arg(long, value_name = "FILE")]
-    program: Option<PathBuf>,
-    /// The `--device` of its runs
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<String>,
+    #[command(flatten)]
+    runner: Runner,
 }
 
 /// Adapts, measures and prints.
@@ -57,27 +47,11 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("{}: not there; run `{}` first", subject.model, subject.made_by);
     }
     let out = shell::root().join(&args.out).join(subject.name);
-    let search = out.join("search");
-    let methods = subject.searched();
-    let entries = methods.iter().flat_map(|(method, lr)| {
-        subject.factors.iter().map(move |factor| format!("{method}:optim.lr={}", rate(lr * factor)))
-    });
-    let entries: Vec<String> = entries.collect();
-    let searched = args.compared(subject, &entries, &[], 1, &[subject.choice], &search)?;
-    let mut rates = Vec::new();
-    let mut spreads = Vec::new();
-    for (method, lr) in methods {
-        let found = subject.factors.iter().map(|factor| {
-            let lr = rate(lr * factor);
-            Ok((lr.clone(), searched.get(&format!("{method}:optim.lr={lr}"))?.mean))
-        });
-        let found: Vec<(String, f64)> = found.collect::<Result<_>>()?;
-        let by = |(_, a): &&(String, f64), (_, b): &&(String, f64)| a.total_cmp(b);
-        let best = found.iter().max_by(by).context("no rate was tried")?;
-        let worst = found.iter().min_by(by).context("no rate was tried")?;
-        spreads.push((method, worst.1, best.1, best.0.clone()));
-        rates.push((method, best.0.clone()));
-    }
+    let found = args.search(subject, &out.join("search"))?;
+    let rates: Vec<(&str, String)> = found
+        .iter()
+        .map(|(method, tried)| Ok((*method, tried.best()?.0.clone())))
+        .collect::<Result<_>>()?;
     let rate_of = |method: &str| rates.iter().find(|(name, _)| *name == method).map(|r| &r.1);
     let mut entries: Vec<String> = rates.iter().map(|(method, _)| (*method).to_owned()).collect();
     let mut chosen: Vec<String> =
@@ -93,10 +67,35 @@ pub fn run(args: &Args) -> Result<()> {
 
     println!("{}", std::fs::read_to_string(last.join("compare.md"))?);
     println!("The last column but four is what the model knew before.\n");
-    println!("{}", verdict::rates(&spreads));
+    println!("{}", verdict::rates(&found)?);
     println!("{}", verdict::ranks(&ranks));
     print!("{}", verdict::claims(&subject.pairs(), &outcomes, &ranks, &last)?);
     Ok(())
+}
+
+/// What the search goes on by, and how often at most.
+const STEP: f64 = 3.0;
+const WIDER: usize = 3;
+
+/// Learning rates from low to high, and what a method comes to with each.
+pub struct Tried(Vec<(String, f64)>);
+
+impl Tried {
+    /// The place of the best.
+    fn best_at(&self) -> Result<usize> {
+        let all = self.0.iter().enumerate();
+        let best = all.max_by(|(_, (_, a)), (_, (_, b))| a.total_cmp(b));
+        best.map(|(place, _)| place).context("no rate was tried")
+    }
+
+    pub fn best(&self) -> Result<&(String, f64)> {
+        Ok(&self.0[self.best_at()?])
+    }
+
+    /// All, as they are written in a table.
+    pub fn all(&self) -> &[(String, f64)] {
+        &self.0
+    }
 }
 
 /// A number as it is written on a command line, always the same way.
@@ -111,12 +110,43 @@ fn found(said: &Value, name: &str) -> Option<f64> {
 }
 
 impl Args {
-    /// A command that runs `vlm`.
-    fn vlm(&self) -> Result<Command> {
-        match &self.program {
-            Some(program) => Ok(shell::command(program)),
-            None => build::program("vlm", self.backend),
+    /// What each method comes to at each learning rate. Where the best is the highest or the lowest that was
+    /// tried, the next one is tried, too.
+    fn search(&self, subject: &Subject, out: &Path) -> Result<Vec<(&'static str, Tried)>> {
+        let mut all: Vec<(&str, Vec<f64>)> = subject
+            .searched()
+            .into_iter()
+            .map(|(method, lr)| {
+                (method, subject.factors.iter().map(|factor| lr * factor).collect())
+            })
+            .collect();
+        for round in 0.. {
+            let entry = |method: &str, lr: f64| format!("{method}:optim.lr={}", rate(lr));
+            let entries =
+                all.iter().flat_map(|(method, rates)| rates.iter().map(|lr| entry(method, *lr)));
+            let entries: Vec<String> = entries.collect();
+            let outcomes = self.compared(subject, &entries, &[], 1, &[subject.choice], out)?;
+            let found = all.iter().map(|(method, rates)| {
+                let one = |lr: &f64| Ok((rate(*lr), outcomes.get(&entry(method, *lr))?.mean));
+                Ok((*method, Tried(rates.iter().map(one).collect::<Result<_>>()?)))
+            });
+            let found: Vec<(&str, Tried)> = found.collect::<Result<_>>()?;
+            let mut wider = false;
+            for ((_, rates), (_, tried)) in all.iter_mut().zip(&found) {
+                let next = match tried.best_at()? {
+                    0 => rates[0] / STEP,
+                    last if last + 1 == rates.len() => rates[last] * STEP,
+                    _ => continue,
+                };
+                wider = true;
+                rates.push(next);
+                rates.sort_by(f64::total_cmp);
+            }
+            if !wider || round == WIDER {
+                return Ok(found);
+            }
         }
+        unreachable!("it returns from within the loop")
     }
 
     /// Runs `vlm compare` and reads its table.
@@ -129,43 +159,30 @@ impl Args {
         tests: &[&str],
         out: &Path,
     ) -> Result<Outcomes> {
-        let mut vlm = self.vlm()?;
-        let (batch, steps) = (subject.batch, self.steps.unwrap_or(subject.steps));
-        vlm.args(["compare", "--model", subject.model, "--data", subject.train]);
-        vlm.args(["--batch", &batch.to_string()]);
-        if let Some(limit) = subject.limit {
-            vlm.args(["--test-limit", &limit.to_string()]);
-        }
-        subject.settings.iter().for_each(|setting| {
-            vlm.args(["--set", setting]);
-        });
-        vlm.arg("--methods").arg(entries.join(",")).arg("--out").arg(out);
-        vlm.args(["--steps", &steps.to_string(), "--seeds", &seeds.to_string()]);
-        vlm.args(["--jobs", &self.jobs.to_string()]);
-        rates.iter().for_each(|rate| {
-            vlm.args(["--lr", rate]);
-        });
-        tests.iter().for_each(|test| {
-            vlm.args(["--test", test]);
-        });
-        self.device.iter().for_each(|device| {
-            vlm.args(["--device", device]);
-        });
-        shell::run(&mut vlm)?;
-        let path = out.join("compare.json");
-        let text = std::fs::read_to_string(&path)?;
-        let rows: Value =
-            serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-        Outcomes::read(&rows, seeds as usize).with_context(|| path.display().to_string())
+        let comparison = Comparison {
+            model: subject.model,
+            data: subject.train,
+            tests,
+            limit: subject.limit,
+            batch: subject.batch,
+            steps: self.steps.unwrap_or(subject.steps),
+            seeds,
+            settings: subject.settings,
+            entries,
+            rates,
+            out,
+        };
+        let rows = comparison.run(&self.runner)?;
+        Outcomes::read(&rows, seeds as usize).with_context(|| out.display().to_string())
     }
 
     /// For each rank: DyLoRA cut to it, LoRA of it, and LoRA of the highest cut to it.
     fn ranks(&self, subject: &Subject, outcomes: &Outcomes, runs: &Path) -> Result<Vec<[f64; 3]>> {
         let cut = ["dylora", "lora"].map(|method| (1..=RANKS).map(move |rank| (method, rank)));
         let cut: Vec<(&str, usize)> = cut.into_iter().flatten().collect();
-        let vlm = self.vlm()?;
+        let vlm = self.runner.vlm()?;
         let one = |&(method, rank): &(&str, usize)| self.cut(&vlm, subject, method, rank, runs);
-        let found = at_once(&cut, self.jobs as usize, &one)?;
+        let found = at_once(&cut, self.runner.jobs(), &one)?;
         (1..=RANKS)
             .map(|rank| {
                 let own = if rank == RANKS { "lora".to_owned() } else { format!("lora:r={rank}") };
@@ -194,9 +211,7 @@ impl Args {
                 eval.args(["--limit", &limit.to_string()]);
             }
             eval.arg("--adapter").arg(&adapter);
-            self.device.iter().for_each(|device| {
-                eval.args(["--device", device]);
-            });
+            self.runner.place(&mut eval);
             let said = shell::output(&mut eval)
                 .with_context(|| format!("{}: cannot be measured", adapter.display()))?;
             let said: Value = serde_json::from_str(&said)?;

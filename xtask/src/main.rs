@@ -13,9 +13,11 @@ mod bench;
 mod build;
 mod check;
 mod claims;
+mod compared;
 mod data;
 mod fusions;
 mod golden;
+mod mezo;
 mod python;
 mod runs;
 mod seeds;
@@ -49,6 +51,7 @@ enum Command {
     Seeds(seeds::Args),
     Fusions(fusions::Args),
     Claims(claims::Args),
+    Mezo(mezo::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Seeds(args) => seeds::run(&args),
         Command::Fusions(args) => fusions::run(&args),
         Command::Claims(args) => claims::run(&args),
+        Command::Mezo(args) => mezo::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,6 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+/// Characters of a command that an error repeats.
+const SHOWN: usize = 100;
+
 /// A program that was run did not succeed.
 #[derive(Debug)]
 pub struct Failed {
@@ -18,7 +21,12 @@ impl std::error::Error for Failed {}
 
 impl std::fmt::Display for Failed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "`{}` failed (exit code {})", self.what, self.code)
+        // It stands in full above what it said.
+        let mut what: String = self.what.chars().take(SHOWN).collect();
+        if what.len() < self.what.len() {
+            what.push('…');
+        }
+        write!(f, "`{what}` failed (exit code {})", self.code)
     }
 }
 

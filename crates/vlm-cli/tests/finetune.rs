@@ -385,7 +385,9 @@ fn methods_are_listed_and_compared() {
     works(&mut compare("ia3,prefix"));
     assert_eq!(made(), before);
     // Several at once say in files what one alone says on the screen.
-    let table = works(compare("ia3,lora:r=2,lora:r=3").args(["--jobs", "2"]));
+    let out = dir.join("at-once");
+    let table =
+        works(compare("ia3,lora:r=2,lora:r=3").args(["--jobs", "2"]).arg("--out").arg(&out));
     assert!(table.contains("| lora:r=2 |") && table.contains("| lora:r=3 |"), "{table}");
     let said = fs::read_to_string(out.join("lora_r_3-2.log")).unwrap();
     assert!(said.contains("step 2/2"), "{said}");

@@ -109,10 +109,10 @@ const CLIP: Subject = Subject {
     limit: None,
     task: "zero-shot",
     measure: "top1",
-    factors: &[0.3, 1.0, 3.0, 10.0],
+    factors: &[3.0, 10.0, 30.0],
     full: 2e-5,
     batch: 64,
-    steps: 90,
+    steps: 120,
     settings: &[],
     thirds: None,
 };

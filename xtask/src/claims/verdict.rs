@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::Tried;
 use super::subject::Pair;
 
 /// What the runs of a method came to.
@@ -167,16 +168,22 @@ pub fn claims(
     Ok(text)
 }
 
-/// The learning rates that were chosen, and how much hangs on them.
-pub fn rates(spreads: &[(&str, f64, f64, String)]) -> String {
+/// The learning rates that were tried, and how much hangs on them.
+///
+/// # Errors
+/// If none was tried.
+pub fn rates(found: &[(&str, Tried)]) -> Result<String> {
     let mut text = String::from(
-        "| method | chosen learning rate | accuracy with it, % | with the worst of those tried |\n\
-         |---|--:|--:|--:|\n",
+        "| method | chosen learning rate | accuracy with it, % | with all that were tried |\n\
+         |---|--:|--:|---|\n",
     );
-    for (method, worst, best, rate) in spreads {
-        text += &format!("| {method} | {rate} | {} | {} |\n", percent(*best), percent(*worst));
+    for (method, tried) in found {
+        let (rate, best) = tried.best()?;
+        let all: Vec<String> =
+            tried.all().iter().map(|(rate, mean)| format!("{rate}: {}", percent(*mean))).collect();
+        text += &format!("| {method} | {rate} | {} | {} |\n", percent(*best), all.join(", "));
     }
-    text
+    Ok(text)
 }
 
 /// Ranks of DyLoRA and LoRA.

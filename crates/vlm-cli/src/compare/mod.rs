@@ -1,5 +1,6 @@
 //! `vlm compare`.
 
+mod curve;
 mod runs;
 
 use std::ffi::{OsStr, OsString};
@@ -10,10 +11,11 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
 use vlm_store::write_file;
-use vlm_train::{MetricsLog, Report, Series};
+use vlm_train::{Report, Series};
 
 use crate::methods;
 use crate::output::{self, Usage};
+use curve::Point;
 use runs::Run;
 
 /// Arguments of `vlm compare`.
@@ -78,8 +80,8 @@ struct Row {
     step_seconds: f64,
     /// Of a model that speaks.
     answer_seconds: Option<f64>,
-    #[serde(skip)]
-    losses: Vec<(f64, f64)>,
+    /// The training loss.
+    curve: Vec<Point>,
 }
 
 /// Trains with every method under one budget, and tabulates.
@@ -213,12 +215,6 @@ fn row(method: &str, runs: &[&Path], tests: usize) -> Result<Row> {
     let middle = mean(&values[0]);
     let square = values[0].iter().map(|x| (x - middle).powi(2)).sum::<f64>();
     let deviation = (square / (runs.len().max(2) - 1) as f64).sqrt();
-    let losses = match runs.first() {
-        Some(run) => MetricsLog::read(&run.join("metrics.jsonl"))?,
-        None => Vec::new(),
-    };
-    let losses = losses.iter().filter(|record| record.kind == "train");
-    let losses = losses.filter_map(|r| Some((r.step as f64, *r.values.get("loss")?)));
     Ok(Row {
         method: method.to_owned(),
         runs: runs.len(),
@@ -230,7 +226,7 @@ fn row(method: &str, runs: &[&Path], tests: usize) -> Result<Row> {
         peak_memory_bytes: memory,
         step_seconds: mean(&seconds),
         answer_seconds: (!answers.is_empty()).then(|| mean(&answers)),
-        losses: losses.collect(),
+        curve: curve::mean(runs)?,
     })
 }
 
@@ -302,11 +298,16 @@ fn page(args: &Args, rows: &[Row]) -> String {
     ] {
         report.curve(&format!("{title} and what they bring"), label, &measure, &against(x));
     }
-    let losses: Vec<Series> = rows
-        .iter()
-        .map(|row| Series { name: row.method.clone(), points: row.losses.clone() })
-        .collect();
-    report.curve("Training loss of seed 1", "step", "loss", &losses);
+    let losses = |x: &dyn Fn(&Point) -> f64| -> Vec<Series> {
+        let line = |row: &Row| Series {
+            name: row.method.clone(),
+            points: row.curve.iter().map(|point| (x(point), point.loss)).collect(),
+        };
+        rows.iter().map(line).collect()
+    };
+    let title = "Training loss, mean over the seeds and a twentieth of the steps";
+    report.curve(title, "step", "loss", &losses(&|point| point.step));
+    report.curve("The same against time", "seconds", "loss", &losses(&|point| point.seconds));
     report.render()
 }
 

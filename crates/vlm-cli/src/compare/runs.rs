@@ -46,6 +46,7 @@ impl Run {
             PathBuf::from(log)
         });
         if let Some(log) = &log {
+            log.parent().map_or(Ok(()), std::fs::create_dir_all)?;
             command.stderr(File::create(log).with_context(|| log.display().to_string())?);
         }
         for name in THREADS.iter().filter(|name| std::env::var_os(name).is_none()) {
