@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::compared::{Comparison, Runner};
 use crate::shell;
 use subject::{On, RANKS, Subject};
-use verdict::{Outcome, Outcomes};
+use verdict::{Outcomes, Spread};
 
 /// Adapt a model by every method and hold the claims of their papers against it
 ///
@@ -84,7 +84,9 @@ impl Tried {
     /// The place of the best.
     fn best_at(&self) -> Result<usize> {
         let all = self.0.iter().enumerate();
-        let best = all.max_by(|(_, (_, a)), (_, (_, b))| a.total_cmp(b));
+        // What diverged is no number.
+        let number = |mean: f64| if mean.is_nan() { f64::NEG_INFINITY } else { mean };
+        let best = all.max_by(|(_, (_, a)), (_, (_, b))| number(*a).total_cmp(&number(*b)));
         best.map(|(place, _)| place).context("no rate was tried")
     }
 
@@ -127,7 +129,8 @@ impl Args {
             let entries: Vec<String> = entries.collect();
             let outcomes = self.compared(subject, &entries, &[], 1, &[subject.choice], out)?;
             let found = all.iter().map(|(method, rates)| {
-                let one = |lr: &f64| Ok((rate(*lr), outcomes.get(&entry(method, *lr))?.mean));
+                let one =
+                    |lr: &f64| Ok((rate(*lr), outcomes.get(&entry(method, *lr))?.spread.mean));
                 Ok((*method, Tried(rates.iter().map(one).collect::<Result<_>>()?)))
             });
             let found: Vec<(&str, Tried)> = found.collect::<Result<_>>()?;
@@ -163,7 +166,7 @@ impl Args {
             model: subject.model,
             data: subject.train,
             tests,
-            limit: subject.limit,
+            limits: subject.limits,
             batch: subject.batch,
             steps: self.steps.unwrap_or(subject.steps),
             seeds,
@@ -177,7 +180,12 @@ impl Args {
     }
 
     /// For each rank: DyLoRA cut to it, LoRA of it, and LoRA of the highest cut to it.
-    fn ranks(&self, subject: &Subject, outcomes: &Outcomes, runs: &Path) -> Result<Vec<[f64; 3]>> {
+    fn ranks(
+        &self,
+        subject: &Subject,
+        outcomes: &Outcomes,
+        runs: &Path,
+    ) -> Result<Vec<[Spread; 3]>> {
         let cut = ["dylora", "lora"].map(|method| (1..=RANKS).map(move |rank| (method, rank)));
         let cut: Vec<(&str, usize)> = cut.into_iter().flatten().collect();
         let vlm = self.runner.vlm()?;
@@ -186,13 +194,12 @@ impl Args {
         (1..=RANKS)
             .map(|rank| {
                 let own = if rank == RANKS { "lora".to_owned() } else { format!("lora:r={rank}") };
-                let Outcome { mean, .. } = outcomes.get(&own)?;
-                Ok([found[rank - 1], mean, found[RANKS + rank - 1]])
+                Ok([found[rank - 1], outcomes.get(&own)?.spread, found[RANKS + rank - 1]])
             })
             .collect()
     }
 
-    /// The mean over the seeds of a method whose adapters are cut to a rank.
+    /// What a method comes to whose adapters are cut to a rank.
     fn cut(
         &self,
         vlm: &Command,
@@ -200,14 +207,14 @@ impl Args {
         method: &str,
         rank: usize,
         runs: &Path,
-    ) -> Result<f64> {
-        let mut sum = 0.0;
+    ) -> Result<Spread> {
+        let mut all = Vec::new();
         for seed in 1..=self.seeds {
             let adapter = runs.join(format!("{method}-{seed}/adapter"));
             let mut eval = shell::again(vlm);
             eval.args(["eval", "--json", "--task", subject.task, "--model", subject.model]);
             eval.args(["--data", subject.tests[0], "--adapter-ranks", &rank.to_string()]);
-            if let Some(limit) = subject.limit {
+            if let Some(limit) = subject.limits.first() {
                 eval.args(["--limit", &limit.to_string()]);
             }
             eval.arg("--adapter").arg(&adapter);
@@ -216,9 +223,9 @@ impl Args {
                 .with_context(|| format!("{}: cannot be measured", adapter.display()))?;
             let said: Value = serde_json::from_str(&said)?;
             let found = found(&said, subject.measure);
-            sum += found.with_context(|| format!("no {} was measured", subject.measure))?;
+            all.push(found.with_context(|| format!("no {} was measured", subject.measure))?);
         }
-        Ok(sum / f64::from(self.seeds))
+        Ok(Spread::of(&all))
     }
 }
 

@@ -56,8 +56,8 @@ pub struct Comparison<'a> {
     pub model: &'a str,
     pub data: &'a str,
     pub tests: &'a [&'a str],
-    /// Of models that speak, samples of a test.
-    pub limit: Option<u32>,
+    /// Of models that speak, samples of each test.
+    pub limits: &'a [u32],
     pub batch: u32,
     pub steps: u32,
     pub seeds: u32,
@@ -82,7 +82,7 @@ impl Comparison<'_> {
         for (name, value) in budget {
             vlm.args([name, &value.to_string()]);
         }
-        if let Some(limit) = self.limit {
+        for limit in self.limits {
             vlm.args(["--test-limit", &limit.to_string()]);
         }
         vlm.args(["--jobs", &runner.jobs().to_string()]);

@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> Result<()> {
         model: &args.model,
         data: &args.data,
         tests: &tests,
-        limit: Some(1),
+        limits: &[1],
         batch: args.batch,
         steps: PILOT,
         seeds: 1,
@@ -91,7 +91,7 @@ pub fn run(args: &Args) -> Result<()> {
     let rates =
         [format!("{}={}", entries[0], args.mezo_lr), format!("{}={}", entries[1], args.lomo_lr)];
     let rows = Comparison {
-        limit: Some(LIMIT),
+        limits: &[LIMIT],
         steps: args.steps,
         seeds: args.seeds,
         entries: &entries,

@@ -9,7 +9,7 @@ use vlm_fusion::GenerativeFolder;
 use vlm_nn::ops::Precision;
 
 use crate::config::{EvalConfig, RunConfig};
-use crate::output::Usage;
+use crate::output::{self, Usage};
 use crate::{methods, train};
 
 /// How settings begin that are not of a method.
@@ -35,9 +35,9 @@ pub struct Args {
     /// What the adapted model is measured on at the end; may be given several times.
     #[arg(long, value_name = "SET")]
     test: Vec<String>,
-    /// Samples of it at most, of a model that speaks.
-    #[arg(long, value_name = "N")]
-    test_limit: Option<usize>,
+    /// Samples of it at most, of a model that speaks; if given again, of the next --test.
+    #[arg(long, value_name = "N", value_parser = output::count)]
+    test_limit: Vec<usize>,
     /// The folder of the run; the adapter goes to DIR/adapter, as peft writes and reads it, and a model
     /// all of whose weights trained to DIR/model.
     #[arg(long, value_name = "DIR")]
@@ -146,12 +146,13 @@ impl Args {
             }
         }
         // What begins with no section of a configuration is one of the method's settings.
-        let place = |setting: &String| match setting.split_once('=') {
-            Some((key, _)) if SECTIONS.iter().any(|section| key.starts_with(section)) => {
+        let place = |setting: &String| {
+            let of_run = SECTIONS.iter().any(|section| setting.starts_with(section));
+            if of_run || !setting.contains('=') {
                 setting.clone()
+            } else {
+                format!("adapter.{setting}")
             }
-            Some(_) => format!("adapter.{setting}"),
-            None => setting.clone(),
         };
         all.extend(self.set.iter().map(place));
         let mut config = RunConfig::parse("", Path::new("vlm finetune"), &all)?;
@@ -159,7 +160,7 @@ impl Args {
             name: if number == 0 { "test".to_owned() } else { format!("test-{}", number + 1) },
             note: test.clone(),
             data: test.clone(),
-            limit: self.test_limit,
+            limit: self.test_limit.get(number).or(self.test_limit.last()).copied(),
         }));
         Ok(config)
     }

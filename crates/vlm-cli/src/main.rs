@@ -7,6 +7,7 @@ mod chat;
 mod compare;
 mod config;
 mod device;
+mod diverged;
 mod embed;
 mod eval;
 mod finetune;

@@ -26,7 +26,7 @@ use crate::adapter::{self, Worn};
 use crate::config::RunConfig;
 use crate::eval::Measured;
 use crate::rule::AnyRule;
-use crate::{eval, output, replay, report};
+use crate::{diverged, eval, output, replay, report};
 
 /// Arguments of `vlm train`.
 #[derive(clap::Args)]
@@ -357,7 +357,12 @@ impl Run<'_> {
         }
         let start = replay::is_possible(config).then(|| replay::start(&model));
         let began = std::time::Instant::now();
-        if let Ending::Stopped(step) = trainer.run(task, model, rule, device)? {
+        let ending = trainer.run(task, model, rule, device).inspect_err(|error| {
+            if let vlm_train::Error::NotFinite { step, epoch, .. } = error {
+                diverged::record(&run, *step, *epoch);
+            }
+        })?;
+        if let Ending::Stopped(step) = ending {
             let out = out.display();
             output::note(&format!("stopped after step {step}; go on with --resume --out {out}"));
             return Ok(None);

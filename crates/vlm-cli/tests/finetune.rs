@@ -361,13 +361,14 @@ fn methods_are_listed_and_compared() {
     assert!(lora.contains(" %") && !lora.contains(" 0.00 %"), "{lora}");
     let dir = fresh("compare");
     let (data, out) = (data(&dir), dir.join("out"));
-    let compare = |methods: &str| {
+    let compare_in = |out: &Path, methods: &str| {
         let mut command = vlm();
         command.arg("compare").arg("--model").arg(model()).arg("--data").arg(&data);
-        command.arg("--test").arg(&data).arg("--out").arg(&out).args(["--methods", methods]);
+        command.arg("--test").arg(&data).arg("--out").arg(out).args(["--methods", methods]);
         command.args(["--steps", "2", "--batch", "1", "--seeds", "2", "--lr", "ia3=0.01"]);
         command
     };
+    let compare = |methods: &str| compare_in(&out, methods);
     let table = works(&mut compare("ia3,prefix"));
     assert!(table.contains("| ia3 |") && table.contains("| prefix |"), "{table}");
     // A method with settings, and all weights.
@@ -385,16 +386,26 @@ fn methods_are_listed_and_compared() {
     works(&mut compare("ia3,prefix"));
     assert_eq!(made(), before);
     // Several at once say in files what one alone says on the screen.
-    let out = dir.join("at-once");
-    let table =
-        works(compare("ia3,lora:r=2,lora:r=3").args(["--jobs", "2"]).arg("--out").arg(&out));
+    let many = dir.join("at-once");
+    let at_once = |methods: &str| {
+        let mut command = compare_in(&many, methods);
+        command.args(["--jobs", "2"]);
+        command
+    };
+    let table = works(&mut at_once("ia3,lora:r=2,lora:r=3"));
     assert!(table.contains("| lora:r=2 |") && table.contains("| lora:r=3 |"), "{table}");
-    let said = fs::read_to_string(out.join("lora_r_3-2.log")).unwrap();
+    let said = fs::read_to_string(many.join("lora_r_3-2.log")).unwrap();
     assert!(said.contains("step 2/2"), "{said}");
-    let done = compare("ia3,lora:r=4,lora:r=900").args(["--jobs", "3"]).output().unwrap();
+    let done = at_once("ia3,lora:r=4,lora:r=900").output().unwrap();
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.code() == Some(1) && said.contains("lora:r=900, seed"), "{said}");
-    assert!(out.join("lora_r_4-1/summary.json").exists(), "{said}");
+    assert!(many.join("lora_r_4-1/summary.json").exists(), "{said}");
+    // What diverges is told of, and not tried again.
+    for _ in 0..2 {
+        let table = works(&mut compare("ia3,full:optim.lr=1e30"));
+        let row = table.lines().find(|line| line.starts_with("| full:")).unwrap();
+        assert!(row.contains("1e30 | – | – |") && row.ends_with("| 0, 2 diverged |"), "{table}");
+    }
     refuses(&mut compare("ia3,lorra"), 2, &["--method lorra: no such method"]);
     refuses(&mut compare("prefix"), 2, &["--lr ia3=0.01: write one of --methods"]);
 }

@@ -83,8 +83,8 @@ pub struct Subject {
     pub choice: &'static str,
     /// What is measured, and what the model knew before.
     pub tests: [&'static str; 2],
-    /// Of models that speak, samples of them.
-    pub limit: Option<u32>,
+    /// Of models that speak, samples of each.
+    pub limits: &'static [u32],
     pub task: &'static str,
     pub measure: &'static str,
     /// What each method's default rate is multiplied by in the search.
@@ -106,7 +106,7 @@ const CLIP: Subject = Subject {
     train: "emoji:subgroup-style-train",
     choice: "emoji:subgroup-style-val",
     tests: ["emoji:subgroup-style-test", "emoji:val"],
-    limit: None,
+    limits: &[],
     task: "zero-shot",
     measure: "top1",
     factors: &[3.0, 10.0, 30.0],
@@ -124,7 +124,7 @@ const VLM: Subject = Subject {
     train: "easy-vqa:train",
     choice: "easy-vqa:test",
     tests: ["easy-vqa:test", "scenes:captions-val"],
-    limit: Some(400),
+    limits: &[400, 24],
     task: "vqa",
     measure: "accuracy",
     factors: &[1.0, 3.0],

@@ -9,16 +9,47 @@ use serde_json::Value;
 use super::Tried;
 use super::subject::Pair;
 
+/// Mean and standard deviation over the seeds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    pub mean: f64,
+    deviation: f64,
+}
+
+impl Spread {
+    /// Of what the runs came to.
+    pub fn of(all: &[f64]) -> Self {
+        let mean = mean(all);
+        let square = all.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
+        Spread { mean, deviation: (square / (all.len().max(2) - 1) as f64).sqrt() }
+    }
+
+    /// Where this stands beside another: twice the standard error of the difference is noise.
+    fn beside(self, other: Spread, seeds: usize) -> Apart {
+        // What diverged is below all that did not.
+        match (self.mean.is_nan(), other.mean.is_nan()) {
+            (true, false) => return Apart::Below,
+            (false, true) => return Apart::Above,
+            _ => {}
+        }
+        let square = self.deviation.powi(2) + other.deviation.powi(2);
+        let noise = 2.0 * (square / seeds as f64).sqrt();
+        match self.mean - other.mean {
+            d if d > noise => Apart::Above,
+            d if d < -noise => Apart::Below,
+            _ => Apart::Noise,
+        }
+    }
+}
+
 /// What the runs of a method came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
-    /// The mean over the seeds.
-    pub mean: f64,
-    deviation: f64,
+    pub spread: Spread,
     trained: f64,
     memory: f64,
-    /// The mean on what the model knew before.
-    before: f64,
+    /// On what the model knew before.
+    before: Spread,
 }
 
 /// All of them, by the entries of `vlm compare`.
@@ -34,13 +65,14 @@ impl Outcomes {
     /// If it is none.
     pub fn read(rows: &Value, seeds: usize) -> Result<Self> {
         let one = |row: &Value| {
-            let number = |value: &Value| value.as_f64().context("a number is missing");
+            // Of runs that all diverged there is none.
+            let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+            let also = |name: &str| row[name][0].as_f64().unwrap_or(f64::NAN);
             let outcome = Outcome {
-                mean: number(&row["mean"])?,
-                deviation: number(&row["deviation"])?,
-                trained: number(&row["trained_values"])?,
-                memory: number(&row["peak_memory_bytes"])?,
-                before: row["also"][0].as_f64().unwrap_or(f64::NAN),
+                spread: Spread { mean: number(&row["mean"]), deviation: number(&row["deviation"]) },
+                trained: number(&row["trained_values"]),
+                memory: number(&row["peak_memory_bytes"]),
+                before: Spread { mean: also("also"), deviation: also("also_deviation") },
             };
             let name = row["method"].as_str().context("a name is missing")?;
             Ok((name.to_owned(), outcome))
@@ -57,18 +89,9 @@ impl Outcomes {
         self.all.get(entry).copied().with_context(|| format!("no runs of {entry}"))
     }
 
-    /// By how much the first is above the second, and what that is worth: twice the standard error of the
-    /// difference is noise.
-    fn apart(&self, a: &str, b: &str) -> Result<(f64, Apart)> {
-        let (a, b) = (self.get(a)?, self.get(b)?);
-        let noise = 2.0 * ((a.deviation.powi(2) + b.deviation.powi(2)) / self.seeds as f64).sqrt();
-        let difference = a.mean - b.mean;
-        let apart = match difference {
-            d if d > noise => Apart::Above,
-            d if d < -noise => Apart::Below,
-            _ => Apart::Noise,
-        };
-        Ok((difference, apart))
+    /// Where the first stands beside the second.
+    fn apart(&self, a: &str, b: &str) -> Result<Apart> {
+        Ok(self.get(a)?.spread.beside(self.get(b)?.spread, self.seeds))
     }
 }
 
@@ -89,7 +112,10 @@ pub enum Says {
 }
 
 fn percent(share: f64) -> String {
-    format!("{:.1}", 100.0 * share)
+    match share.is_nan() {
+        true => "diverged".to_owned(),
+        false => format!("{:.1}", 100.0 * share),
+    }
 }
 
 /// The claims as Markdown, first those about pairs of methods; `runs` is where the runs of the methods are.
@@ -99,7 +125,7 @@ fn percent(share: f64) -> String {
 pub fn claims(
     pairs: &[Pair],
     outcomes: &Outcomes,
-    ranks: &[[f64; 3]],
+    ranks: &[[Spread; 3]],
     runs: &Path,
 ) -> Result<String> {
     let mut text = String::from("| claim | measured, % | holds |\n|---|---|---|\n");
@@ -107,15 +133,14 @@ pub fn claims(
         text += &format!("| {claim} | {measured} | {holds} |\n");
     };
     for (claim, a, b, says) in pairs {
-        let (difference, apart) = outcomes.apart(a, b)?;
-        let holds = match (says, apart) {
+        let holds = match (says, outcomes.apart(a, b)?) {
             (_, Apart::Above) => "yes",
             (Says::Close, Apart::Noise) => "yes, within noise",
             (Says::Better, Apart::Noise) => "not seen: within noise",
             (_, Apart::Below) => "no",
         };
-        let (a, b) = (outcomes.get(a)?.mean, outcomes.get(b)?.mean);
-        let measured = format!("{} to {} ({:+.1})", percent(a), percent(b), 100.0 * difference);
+        let (a, b) = (outcomes.get(a)?.spread.mean, outcomes.get(b)?.spread.mean);
+        let measured = format!("{} to {} ({:+.1})", percent(a), percent(b), 100.0 * (a - b));
         line(claim, &measured, holds);
     }
     let (lora, full) = (outcomes.get("lora")?, outcomes.get("full")?);
@@ -126,8 +151,16 @@ pub fn claims(
     );
     line(
         "LoRA forgets less than all weights do",
-        &format!("what was known before: {} to {}", percent(lora.before), percent(full.before)),
-        if lora.before > full.before { "yes" } else { "no" },
+        &format!(
+            "what was known before: {} to {}",
+            percent(lora.before.mean),
+            percent(full.before.mean)
+        ),
+        match lora.before.beside(full.before, outcomes.seeds) {
+            Apart::Above => "yes",
+            Apart::Noise => "not seen: within noise",
+            Apart::Below => "no",
+        },
     );
     let (fa, all) = (outcomes.get("lora-fa")?, outcomes.get("lora:targets=all-linear")?);
     line(
@@ -136,10 +169,10 @@ pub fn claims(
             "{:.0} to {:.0} MB, {} to {}",
             fa.memory / 1e6,
             all.memory / 1e6,
-            percent(fa.mean),
-            percent(all.mean)
+            percent(fa.spread.mean),
+            percent(all.spread.mean)
         ),
-        match (fa.memory < all.memory, outcomes.apart("lora-fa", "lora:targets=all-linear")?.1) {
+        match (fa.memory < all.memory, outcomes.apart("lora-fa", "lora:targets=all-linear")?) {
             (true, Apart::Above | Apart::Noise) => "yes",
             (true, Apart::Below) => "less memory, but not as good",
             _ => "no",
@@ -154,17 +187,19 @@ pub fn claims(
         ),
         if plus.is_some_and(|step| step < plain) { "yes" } else { "no" },
     );
-    let gap = |of: usize| ranks.iter().map(|r| r[1] - r[of]).fold(f64::MIN, f64::max);
-    line(
-        "one DyLoRA serves all ranks",
-        &format!("at most {:.1} below a LoRA of the rank", 100.0 * gap(0)),
-        if gap(0) < gap(2) { "better than a LoRA that is cut" } else { "no" },
-    );
-    line(
-        "LoRA that is cut does not",
-        &format!("up to {:.1} below", 100.0 * gap(2)),
-        if gap(2) > gap(0) { "yes" } else { "no" },
-    );
+    for (of, claim, serves) in
+        [(0, "one DyLoRA serves all ranks", true), (2, "a LoRA that is cut does not", false)]
+    {
+        let gap = ranks.iter().map(|r| r[1].mean - r[of].mean).fold(f64::MIN, f64::max);
+        let near = ranks.iter().filter(|r| r[of].beside(r[1], outcomes.seeds) != Apart::Below);
+        let near = near.count();
+        let measured = format!(
+            "at most {:.1} below a LoRA of the rank, within noise of it at {near} of {}",
+            100.0 * gap,
+            ranks.len()
+        );
+        line(claim, &measured, if (near == ranks.len()) == serves { "yes" } else { "no" });
+    }
     Ok(text)
 }
 
@@ -187,18 +222,13 @@ pub fn rates(found: &[(&str, Tried)]) -> Result<String> {
 }
 
 /// Ranks of DyLoRA and LoRA.
-pub fn ranks(ranks: &[[f64; 3]]) -> String {
+pub fn ranks(ranks: &[[Spread; 3]]) -> String {
     let mut text = String::from(
         "| rank | one DyLoRA, cut | a LoRA of the rank | LoRA of rank 8, cut |\n|--:|--:|--:|--:|\n",
     );
-    for (number, [dynamic, own, cut]) in ranks.iter().enumerate() {
-        let rank = number + 1;
-        text += &format!(
-            "| {rank} | {} | {} | {} |\n",
-            percent(*dynamic),
-            percent(*own),
-            percent(*cut)
-        );
+    for (number, of_rank) in ranks.iter().enumerate() {
+        let [dynamic, own, cut] = of_rank.map(|spread| percent(spread.mean));
+        text += &format!("| {} | {dynamic} | {own} | {cut} |\n", number + 1);
     }
     text
 }
@@ -251,15 +281,24 @@ mod tests {
     #[test]
     fn what_is_less_than_twice_the_standard_error_is_noise() {
         let all = outcomes(&[("a", 0.50, 0.02), ("b", 0.52, 0.02), ("c", 0.56, 0.02)]);
-        assert_eq!(all.apart("a", "b").unwrap().1, Apart::Noise);
-        assert_eq!(all.apart("a", "c").unwrap().1, Apart::Below);
-        assert_eq!(all.apart("c", "a").unwrap().1, Apart::Above);
+        assert_eq!(all.apart("a", "b").unwrap(), Apart::Noise);
+        assert_eq!(all.apart("a", "c").unwrap(), Apart::Below);
+        assert_eq!(all.apart("c", "a").unwrap(), Apart::Above);
         assert!(all.apart("a", "d").unwrap_err().to_string().contains("no runs of d"));
     }
 
     #[test]
+    fn runs_have_a_spread() {
+        let spread = Spread::of(&[0.5, 0.7]);
+        assert!(
+            (spread.mean - 0.6).abs() < 1e-12 && (spread.deviation - 0.02f64.sqrt()).abs() < 1e-12
+        );
+    }
+
+    #[test]
     fn ranks_have_a_line_each() {
-        let text = ranks(&[[0.1, 0.2, 0.05], [0.2, 0.25, 0.1]]);
+        let spread = |mean| Spread { mean, deviation: 0.01 };
+        let text = ranks(&[[0.1, 0.2, 0.05].map(spread), [0.2, 0.25, 0.1].map(spread)]);
         assert!(
             text.ends_with("| 1 | 10.0 | 20.0 | 5.0 |\n| 2 | 20.0 | 25.0 | 10.0 |\n"),
             "{text}"

@@ -6,6 +6,8 @@ use anyhow::Result;
 use serde::Serialize;
 use vlm_train::MetricsLog;
 
+use super::spread;
+
 /// Parts of the steps that a curve has a point for.
 const PARTS: usize = 20;
 
@@ -35,14 +37,9 @@ pub fn mean(runs: &[&Path]) -> Result<Vec<Point>> {
     let point = |number: usize| {
         let here: Vec<Part> = all.iter().map(|run| run[number]).collect();
         let mean = |of: &dyn Fn(&Part) -> f64| here.iter().map(of).sum::<f64>() / here.len() as f64;
-        let loss = mean(&|part| part.2);
-        let square = here.iter().map(|part| (part.2 - loss).powi(2)).sum::<f64>();
-        Point {
-            step: mean(&|part| part.0),
-            seconds: mean(&|part| part.1),
-            loss,
-            deviation: (square / (here.len().max(2) - 1) as f64).sqrt(),
-        }
+        let losses: Vec<f64> = here.iter().map(|part| part.2).collect();
+        let (loss, deviation) = spread(&losses);
+        Point { step: mean(&|part| part.0), seconds: mean(&|part| part.1), loss, deviation }
     };
     Ok((0..shortest).map(point).collect())
 }

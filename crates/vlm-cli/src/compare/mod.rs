@@ -13,8 +13,8 @@ use serde_json::Value;
 use vlm_store::write_file;
 use vlm_train::{Report, Series};
 
-use crate::methods;
 use crate::output::{self, Usage};
+use crate::{diverged, methods};
 use curve::Point;
 use runs::Run;
 
@@ -30,9 +30,9 @@ pub struct Args {
     /// What to measure the adapted models on. If given again, on that as well: what they knew before, say.
     #[arg(long, value_name = "SET", required = true)]
     test: Vec<String>,
-    /// Samples of it at most, of a model that speaks.
-    #[arg(long, value_name = "N")]
-    test_limit: Option<usize>,
+    /// Samples of it at most, of a model that speaks; if given again, of the next --test.
+    #[arg(long, value_name = "N", value_parser = output::count)]
+    test_limit: Vec<usize>,
     /// The methods; `vlm methods` lists them. Settings may follow: lora,lora:r=1,qlora:four_bit.code=fp4;
     /// commas in brackets are theirs.
     #[arg(long, value_name = "NAME,…", required = true)]
@@ -69,12 +69,15 @@ pub struct Args {
 struct Row {
     method: String,
     runs: usize,
+    /// Runs whose loss stopped being a number. All else is of the others, and not a number if there are none.
+    diverged: usize,
     measure: String,
     mean: f64,
     /// Standard deviation over the seeds.
     deviation: f64,
     /// Means on what else was measured.
     also: Vec<f64>,
+    also_deviation: Vec<f64>,
     trained_values: u64,
     peak_memory_bytes: u64,
     step_seconds: f64,
@@ -84,7 +87,8 @@ struct Row {
     curve: Vec<Point>,
 }
 
-/// Trains with every method under one budget, and tabulates.
+/// Trains with every method under one budget, and tabulates. Runs that diverge are counted; what else fails ends
+/// it.
 ///
 /// # Errors
 /// If a method is not known or a run fails.
@@ -185,10 +189,12 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 /// What the runs of a method came to, which were measured on so many sets.
 fn row(method: &str, runs: &[&Path], tests: usize) -> Result<Row> {
+    let all = runs.len();
+    let runs: Vec<&Path> = runs.iter().copied().filter(|run| !diverged::is(run)).collect();
     let mut measure = String::new();
     let mut values = vec![Vec::new(); tests.max(1)];
     let (mut trained, mut memory, mut seconds, mut answers) = (0, 0, Vec::new(), Vec::new());
-    for run in runs {
+    for run in &runs {
         let path = run.join("summary.json");
         let wrong = || format!("{}: is no summary of a run; delete its folder", path.display());
         let text = std::fs::read_to_string(&path).with_context(wrong)?;
@@ -211,38 +217,52 @@ fn row(method: &str, runs: &[&Path], tests: usize) -> Result<Row> {
         seconds.extend(cost.get("step_seconds").and_then(Value::as_f64));
         answers.extend(cost.get("answer_seconds").and_then(Value::as_f64));
     }
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-    let middle = mean(&values[0]);
-    let square = values[0].iter().map(|x| (x - middle).powi(2)).sum::<f64>();
-    let deviation = (square / (runs.len().max(2) - 1) as f64).sqrt();
+    let (mean, deviation) = spread(&values[0]);
+    let (also, also_deviation) = values[1..].iter().map(|values| spread(values)).unzip();
     Ok(Row {
         method: method.to_owned(),
         runs: runs.len(),
+        diverged: all - runs.len(),
         measure,
-        mean: middle,
+        mean,
         deviation,
-        also: values[1..].iter().map(|values| mean(values)).collect(),
+        also,
+        also_deviation,
         trained_values: trained,
         peak_memory_bytes: memory,
-        step_seconds: mean(&seconds),
-        answer_seconds: (!answers.is_empty()).then(|| mean(&answers)),
-        curve: curve::mean(runs)?,
+        step_seconds: spread(&seconds).0,
+        answer_seconds: (!answers.is_empty()).then(|| spread(&answers).0),
+        curve: curve::mean(&runs)?,
     })
 }
 
+/// The mean of what runs came to, and the standard deviation; no numbers if there are none.
+fn spread(values: &[f64]) -> (f64, f64) {
+    if values.is_empty() {
+        return (f64::NAN, f64::NAN);
+    }
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let square = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
+    (mean, (square / (values.len().max(2) - 1) as f64).sqrt())
+}
+
 fn cells(row: &Row) -> Vec<String> {
-    let mut cells = vec![
-        row.method.clone(),
-        format!("{:.2}", 100.0 * row.mean),
-        format!("{:.2}", 100.0 * row.deviation),
-    ];
-    cells.extend(row.also.iter().map(|mean| format!("{:.2}", 100.0 * mean)));
+    let number = |value: f64, digits: usize| match value.is_nan() {
+        true => "–".to_owned(),
+        false => format!("{value:.digits$}"),
+    };
+    let percent = |share: f64| number(100.0 * share, 2);
+    let mut cells = vec![row.method.clone(), percent(row.mean), percent(row.deviation)];
+    cells.extend(row.also.iter().map(|mean| percent(*mean)));
     cells.extend([
         format!("{:.3} M", row.trained_values as f64 / 1e6),
         output::size(row.peak_memory_bytes),
-        format!("{:.3}", row.step_seconds),
-        row.answer_seconds.map_or_else(|| "–".into(), |seconds| format!("{seconds:.3}")),
-        row.runs.to_string(),
+        number(row.step_seconds, 3),
+        number(row.answer_seconds.unwrap_or(f64::NAN), 3),
+        match row.diverged {
+            0 => row.runs.to_string(),
+            diverged => format!("{}, {diverged} diverged", row.runs),
+        },
     ]);
     cells
 }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result, bail};
 use vlm_train::{Progress, StopFlag};
 
-use crate::output;
+use crate::{diverged, output};
 
 /// What a run that Ctrl-C stopped ends with, after saving.
 const STOPPED: i32 = 130;
@@ -28,8 +28,9 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn is_finished(&self) -> bool {
-        self.dir.join("summary.json").exists()
+    /// Whether it came to its end, or to where it cannot go on.
+    fn is_finished(&self) -> bool {
+        self.dir.join("summary.json").exists() || diverged::is(&self.dir)
     }
 
     /// Makes it in a process of its own, so that its memory can be told apart; says whether it came to its
@@ -58,6 +59,7 @@ impl Run {
         match (status.code(), log) {
             (Some(0), _) => Ok(true),
             (Some(STOPPED), _) => Ok(false),
+            _ if diverged::is(&self.dir) => Ok(true),
             (_, None) => {
                 bail!("{}: the run failed ({status}); what it said is above", self.name)
             }

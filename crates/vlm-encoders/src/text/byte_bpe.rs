@@ -34,6 +34,14 @@ pub(super) struct Learned {
     pub(super) special: usize,
 }
 
+impl Learned {
+    /// A `tokenizer.json` with the vocabulary in its place, where null stands: a `Value` would not keep the order
+    /// of ids.
+    pub(super) fn written_into(&self, file: &Value) -> String {
+        file.to_string().replacen("\"vocab\":null", &format!("\"vocab\":{}", self.vocab), 1)
+    }
+}
+
 impl Form {
     /// Learns at most `vocab_size` tokens. The same texts, in any order, give the same.
     pub(super) fn learn(

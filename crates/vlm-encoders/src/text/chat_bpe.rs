@@ -68,10 +68,10 @@ fn write_files(learned: &Learned, context_length: usize) -> Files {
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": false, "vocab": "@vocab@", "merges": learned.merges,
+            "ignore_merges": false, "vocab": null, "merges": learned.merges,
         },
     });
-    let main = main.to_string().replacen("\"@vocab@\"", &learned.vocab, 1);
+    let main = learned.written_into(&main);
     let config = json!({
         "clean_up_tokenization_spaces": false,
         "eos_token": END,

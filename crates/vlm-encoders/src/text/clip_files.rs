@@ -91,10 +91,10 @@ fn write_files(learned: &Learned, context_length: usize) -> Files {
         "model": {
             "type": "BPE", "dropout": null, "unk_token": END, "continuing_subword_prefix": "",
             "end_of_word_suffix": MARK, "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": false, "vocab": "@vocab@", "merges": learned.merges,
+            "ignore_merges": false, "vocab": null, "merges": learned.merges,
         },
     });
-    let main = main.to_string().replacen("\"@vocab@\"", &learned.vocab, 1);
+    let main = learned.written_into(&main);
 
     let mut lines = String::from("#version: 0.2\n");
     for (left, right) in &learned.merges {
