@@ -27,6 +27,9 @@ pub struct Args {
     /// Runs of each method
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     seeds: u32,
+    /// Only these methods, and what is claimed of them
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    methods: Vec<String>,
     /// Steps of each run, in place of its own number
     #[arg(long, value_name = "N")]
     steps: Option<u32>,
@@ -47,7 +50,8 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("{}: not there; run `{}` first", subject.model, subject.made_by);
     }
     let out = shell::root().join(&args.out).join(subject.name);
-    let found = args.search(subject, &out.join("search"))?;
+    let (searched, further) = args.chosen(subject)?;
+    let found = args.search(subject, &searched, &out.join("search"))?;
     let rates: Vec<(&str, String)> = found
         .iter()
         .map(|(method, tried)| Ok((*method, tried.best()?.0.clone())))
@@ -56,7 +60,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut entries: Vec<String> = rates.iter().map(|(method, _)| (*method).to_owned()).collect();
     let mut chosen: Vec<String> =
         rates.iter().map(|(method, lr)| format!("{method}={lr}")).collect();
-    for (method, of) in subject.further() {
+    for (method, of) in further {
         let lr = rate_of(of).with_context(|| format!("no rate for {method}"))?;
         entries.push(method.clone());
         chosen.push(format!("{method}={lr}"));
@@ -68,7 +72,9 @@ pub fn run(args: &Args) -> Result<()> {
     println!("{}", std::fs::read_to_string(last.join("compare.md"))?);
     println!("The last column but four is what the model knew before.\n");
     println!("{}", verdict::rates(&found)?);
-    println!("{}", verdict::ranks(&ranks));
+    if !ranks.is_empty() {
+        println!("{}", verdict::ranks(&ranks));
+    }
     print!("{}", verdict::claims(&subject.pairs(), &outcomes, &ranks, &last)?);
     Ok(())
 }
@@ -111,17 +117,41 @@ fn found(said: &Value, name: &str) -> Option<f64> {
     all.get(name)?.as_f64()
 }
 
+/// Methods whose learning rate is searched for with where to begin, and those that take the rate of one.
+type Chosen = (Vec<(&'static str, f64)>, Vec<(String, &'static str)>);
+
 impl Args {
+    /// What of a subject's methods is wanted.
+    fn chosen(&self, subject: &Subject) -> Result<Chosen> {
+        let (mut searched, mut further) = (subject.searched(), subject.further());
+        let base = |entry: &str| entry.split(':').next().unwrap_or_default().to_owned();
+        let known = |name: &String| {
+            searched.iter().any(|(entry, _)| base(entry) == *name)
+                || further.iter().any(|(entry, _)| base(entry) == *name)
+        };
+        if let Some(odd) = self.methods.iter().find(|name| !known(name)) {
+            bail!("--methods {odd}: nothing is claimed of it here");
+        }
+        if !self.methods.is_empty() {
+            let wanted = |entry: &str| self.methods.contains(&base(entry));
+            further.retain(|(entry, _)| wanted(entry));
+            searched
+                .retain(|(entry, _)| wanted(entry) || further.iter().any(|(_, of)| of == entry));
+        }
+        Ok((searched, further))
+    }
+
     /// What each method comes to at each learning rate. Where the best is the highest or the lowest that was
     /// tried, the next one is tried, too.
-    fn search(&self, subject: &Subject, out: &Path) -> Result<Vec<(&'static str, Tried)>> {
-        let mut all: Vec<(&str, Vec<f64>)> = subject
-            .searched()
-            .into_iter()
-            .map(|(method, lr)| {
-                (method, subject.factors.iter().map(|factor| lr * factor).collect())
-            })
-            .collect();
+    fn search(
+        &self,
+        subject: &Subject,
+        methods: &[(&'static str, f64)],
+        out: &Path,
+    ) -> Result<Vec<(&'static str, Tried)>> {
+        let rates = |lr: f64| subject.factors.iter().map(|factor| lr * factor).collect();
+        let mut all: Vec<(&str, Vec<f64>)> =
+            methods.iter().map(|(method, lr)| (*method, rates(*lr))).collect();
         for round in 0.. {
             let entry = |method: &str, lr: f64| format!("{method}:optim.lr={}", rate(lr));
             let entries =
@@ -179,13 +209,17 @@ impl Args {
         Outcomes::read(&rows, seeds as usize).with_context(|| out.display().to_string())
     }
 
-    /// For each rank: DyLoRA cut to it, LoRA of it, and LoRA of the highest cut to it.
+    /// For each rank: DyLoRA cut to it, LoRA of it, and LoRA of the highest cut to it; none if these were not
+    /// made.
     fn ranks(
         &self,
         subject: &Subject,
         outcomes: &Outcomes,
         runs: &Path,
     ) -> Result<Vec<[Spread; 3]>> {
+        if outcomes.get("dylora").and(outcomes.get("lora:r=1")).is_err() {
+            return Ok(Vec::new());
+        }
         let cut = ["dylora", "lora"].map(|method| (1..=RANKS).map(move |rank| (method, rank)));
         let cut: Vec<(&str, usize)> = cut.into_iter().flatten().collect();
         let vlm = self.runner.vlm()?;
@@ -254,6 +288,27 @@ fn at_once<T: Sync, R: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn methods_are_chosen_with_those_whose_rates_they_take() {
+        let chosen = |methods: &str| {
+            let words = ["claims", "--on", "vlm", "--methods", methods];
+            let args = <Cli as clap::Parser>::parse_from(words).args;
+            let (searched, further) = args.chosen(args.on.subject())?;
+            let searched: Vec<&str> = searched.into_iter().map(|(entry, _)| entry).collect();
+            anyhow::Ok((searched, further.len()))
+        };
+        assert_eq!(chosen("qlora").unwrap(), (vec!["lora:targets=all-linear"], 2));
+        let (searched, further) = chosen("eas,full").unwrap();
+        assert!(further == 3 && searched.len() == 5, "{searched:?}");
+        assert!(chosen("mezzo").unwrap_err().to_string().contains("--methods mezzo"));
+    }
 
     #[test]
     fn what_is_done_at_once_comes_in_order() {

@@ -118,10 +118,10 @@ fn percent(share: f64) -> String {
     }
 }
 
-/// The claims as Markdown, first those about pairs of methods; `runs` is where the runs of the methods are.
+/// The claims about methods that were tried as Markdown, first those about pairs; `runs` is where the runs are.
 ///
 /// # Errors
-/// If an outcome is missing.
+/// If what a run logged cannot be read.
 pub fn claims(
     pairs: &[Pair],
     outcomes: &Outcomes,
@@ -133,63 +133,71 @@ pub fn claims(
         text += &format!("| {claim} | {measured} | {holds} |\n");
     };
     for (claim, a, b, says) in pairs {
+        let (Ok(first), Ok(second)) = (outcomes.get(a), outcomes.get(b)) else { continue };
         let holds = match (says, outcomes.apart(a, b)?) {
             (_, Apart::Above) => "yes",
             (Says::Close, Apart::Noise) => "yes, within noise",
             (Says::Better, Apart::Noise) => "not seen: within noise",
             (_, Apart::Below) => "no",
         };
-        let (a, b) = (outcomes.get(a)?.spread.mean, outcomes.get(b)?.spread.mean);
+        let (a, b) = (first.spread.mean, second.spread.mean);
         let measured = format!("{} to {} ({:+.1})", percent(a), percent(b), 100.0 * (a - b));
         line(claim, &measured, holds);
     }
-    let (lora, full) = (outcomes.get("lora")?, outcomes.get("full")?);
-    line(
-        "LoRA trains far fewer values",
-        &format!("{:.1} % of them", 100.0 * lora.trained / full.trained),
-        if lora.trained < 0.1 * full.trained { "yes" } else { "no" },
-    );
-    line(
-        "LoRA forgets less than all weights do",
-        &format!(
-            "what was known before: {} to {}",
-            percent(lora.before.mean),
-            percent(full.before.mean)
-        ),
-        match lora.before.beside(full.before, outcomes.seeds) {
-            Apart::Above => "yes",
-            Apart::Noise => "not seen: within noise",
-            Apart::Below => "no",
-        },
-    );
-    let (fa, all) = (outcomes.get("lora-fa")?, outcomes.get("lora:targets=all-linear")?);
-    line(
-        "LoRA-FA takes less memory than LoRA, all maps, and comes up to it",
-        &format!(
-            "{:.0} to {:.0} MB, {} to {}",
-            fa.memory / 1e6,
-            all.memory / 1e6,
-            percent(fa.spread.mean),
-            percent(all.spread.mean)
-        ),
-        match (fa.memory < all.memory, outcomes.apart("lora-fa", "lora:targets=all-linear")?) {
-            (true, Apart::Above | Apart::Noise) => "yes",
-            (true, Apart::Below) => "less memory, but not as good",
-            _ => "no",
-        },
-    );
-    let (plus, plain) = (first_below(runs, "lora-plus")?, steps(runs, "lora")?);
-    line(
-        "LoRA+ comes to LoRA's last loss in fewer steps",
-        &plus.map_or_else(
-            || format!("not in {plain} steps"),
-            |step| format!("{step} to {plain} steps"),
-        ),
-        if plus.is_some_and(|step| step < plain) { "yes" } else { "no" },
-    );
+    if let (Ok(lora), Ok(full)) = (outcomes.get("lora"), outcomes.get("full")) {
+        line(
+            "LoRA trains far fewer values",
+            &format!("{:.1} % of them", 100.0 * lora.trained / full.trained),
+            if lora.trained < 0.1 * full.trained { "yes" } else { "no" },
+        );
+        line(
+            "LoRA forgets less than all weights do",
+            &format!(
+                "what was known before: {} to {}",
+                percent(lora.before.mean),
+                percent(full.before.mean)
+            ),
+            match lora.before.beside(full.before, outcomes.seeds) {
+                Apart::Above => "yes",
+                Apart::Noise => "not seen: within noise",
+                Apart::Below => "no",
+            },
+        );
+    }
+    if let (Ok(fa), Ok(all)) = (outcomes.get("lora-fa"), outcomes.get("lora:targets=all-linear")) {
+        line(
+            "LoRA-FA takes less memory than LoRA, all maps, and comes up to it",
+            &format!(
+                "{:.0} to {:.0} MB, {} to {}",
+                fa.memory / 1e6,
+                all.memory / 1e6,
+                percent(fa.spread.mean),
+                percent(all.spread.mean)
+            ),
+            match (fa.memory < all.memory, outcomes.apart("lora-fa", "lora:targets=all-linear")?) {
+                (true, Apart::Above | Apart::Noise) => "yes",
+                (true, Apart::Below) => "less memory, but not as good",
+                _ => "no",
+            },
+        );
+    }
+    if outcomes.get("lora-plus").and(outcomes.get("lora")).is_ok() {
+        let (plus, plain) = (first_below(runs, "lora-plus")?, steps(runs, "lora")?);
+        line(
+            "LoRA+ comes to LoRA's last loss in fewer steps",
+            &plus.map_or_else(
+                || format!("not in {plain} steps"),
+                |step| format!("{step} to {plain} steps"),
+            ),
+            if plus.is_some_and(|step| step < plain) { "yes" } else { "no" },
+        );
+    }
     for (of, claim, serves) in
         [(0, "one DyLoRA serves all ranks", true), (2, "a LoRA that is cut does not", false)]
     {
+        if ranks.is_empty() {
+            break;
+        }
         let gap = ranks.iter().map(|r| r[1].mean - r[of].mean).fold(f64::MIN, f64::max);
         let near = ranks.iter().filter(|r| r[of].beside(r[1], outcomes.seeds) != Apart::Below);
         let near = near.count();
