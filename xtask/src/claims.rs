@@ -27,7 +27,7 @@ pub struct Args {
     /// Runs of each method
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     seeds: u32,
-    /// Only these methods, and what is claimed of them
+    /// Only these of the table's methods, and what is claimed of them; `full*` are all that begin so
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     methods: Vec<String>,
     /// Steps of each run, in place of its own number
@@ -124,16 +124,19 @@ impl Args {
     /// What of a subject's methods is wanted.
     fn chosen(&self, subject: &Subject) -> Result<Chosen> {
         let (mut searched, mut further) = (subject.searched(), subject.further());
-        let base = |entry: &str| entry.split(':').next().unwrap_or_default().to_owned();
-        let known = |name: &String| {
-            searched.iter().any(|(entry, _)| base(entry) == *name)
-                || further.iter().any(|(entry, _)| base(entry) == *name)
+        let means = |name: &str, entry: &str| match name.strip_suffix('*') {
+            Some(start) => entry.starts_with(start),
+            None => entry == name,
         };
-        if let Some(odd) = self.methods.iter().find(|name| !known(name)) {
-            bail!("--methods {odd}: nothing is claimed of it here");
+        for name in &self.methods {
+            let known = searched.iter().any(|(entry, _)| means(name, entry))
+                || further.iter().any(|(entry, _)| means(name, entry));
+            if !known {
+                bail!("--methods {name}: nothing is claimed of it here");
+            }
         }
         if !self.methods.is_empty() {
-            let wanted = |entry: &str| self.methods.contains(&base(entry));
+            let wanted = |entry: &str| self.methods.iter().any(|name| means(name, entry));
             further.retain(|(entry, _)| wanted(entry));
             searched
                 .retain(|(entry, _)| wanted(entry) || further.iter().any(|(_, of)| of == entry));
@@ -304,8 +307,9 @@ mod tests {
             let searched: Vec<&str> = searched.into_iter().map(|(entry, _)| entry).collect();
             anyhow::Ok((searched, further.len()))
         };
-        assert_eq!(chosen("qlora").unwrap(), (vec!["lora:targets=all-linear"], 2));
-        let (searched, further) = chosen("eas,full").unwrap();
+        assert_eq!(chosen("qlora*").unwrap(), (vec!["lora:targets=all-linear"], 2));
+        assert_eq!(chosen("lora,memvp").unwrap(), (vec!["lora", "memvp"], 0));
+        let (searched, further) = chosen("eas*,full*").unwrap();
         assert!(further == 3 && searched.len() == 5, "{searched:?}");
         assert!(chosen("mezzo").unwrap_err().to_string().contains("--methods mezzo"));
     }
