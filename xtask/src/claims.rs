@@ -4,13 +4,12 @@ mod subject;
 mod verdict;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::compared::{Comparison, Runner};
+use crate::compared::{Comparison, Runner, Vlm};
 use crate::shell;
 use subject::{On, RANKS, Subject};
 use verdict::{Outcomes, Spread};
@@ -51,7 +50,8 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let out = shell::root().join(&args.out).join(subject.name);
     let (searched, further) = args.chosen(subject)?;
-    let found = args.search(subject, &searched, &out.join("search"))?;
+    let claiming = Claiming { args, subject, vlm: args.runner.vlm()? };
+    let found = claiming.search(&searched, &out.join("search"))?;
     let rates: Vec<(&str, String)> = found
         .iter()
         .map(|(method, tried)| Ok((*method, tried.best()?.0.clone())))
@@ -66,8 +66,8 @@ pub fn run(args: &Args) -> Result<()> {
         chosen.push(format!("{method}={lr}"));
     }
     let last = out.join("final");
-    let outcomes = args.compared(subject, &entries, &chosen, args.seeds, &subject.tests, &last)?;
-    let ranks = args.ranks(subject, &outcomes, &last)?;
+    let outcomes = claiming.compared(&entries, &chosen, args.seeds, &subject.tests, &last)?;
+    let ranks = claiming.ranks(&outcomes, &last)?;
 
     println!("{}", std::fs::read_to_string(last.join("compare.md"))?);
     println!("The last column but four is what the model knew before.\n");
@@ -143,24 +143,33 @@ impl Args {
         }
         Ok((searched, further))
     }
+}
 
+/// All that the claims about a subject are measured with.
+struct Claiming<'a> {
+    args: &'a Args,
+    subject: &'a Subject,
+    vlm: Vlm,
+}
+
+impl Claiming<'_> {
     /// What each method comes to at each learning rate. Where the best is the highest or the lowest that was
     /// tried, the next one is tried, too.
     fn search(
         &self,
-        subject: &Subject,
         methods: &[(&'static str, f64)],
         out: &Path,
     ) -> Result<Vec<(&'static str, Tried)>> {
-        let rates = |lr: f64| subject.factors.iter().map(|factor| lr * factor).collect();
+        let rates = |lr: f64| self.subject.factors.iter().map(|factor| lr * factor).collect();
         let mut all: Vec<(&str, Vec<f64>)> =
             methods.iter().map(|(method, lr)| (*method, rates(*lr))).collect();
-        for round in 0.. {
+        let mut rounds = 0..WIDER;
+        loop {
             let entry = |method: &str, lr: f64| format!("{method}:optim.lr={}", rate(lr));
             let entries =
                 all.iter().flat_map(|(method, rates)| rates.iter().map(|lr| entry(method, *lr)));
             let entries: Vec<String> = entries.collect();
-            let outcomes = self.compared(subject, &entries, &[], 1, &[subject.choice], out)?;
+            let outcomes = self.compared(&entries, &[], 1, &[self.subject.choice], out)?;
             let found = all.iter().map(|(method, rates)| {
                 let one =
                     |lr: &f64| Ok((rate(*lr), outcomes.get(&entry(method, *lr))?.spread.mean));
@@ -178,56 +187,49 @@ impl Args {
                 rates.push(next);
                 rates.sort_by(f64::total_cmp);
             }
-            if !wider || round == WIDER {
+            if !wider || rounds.next().is_none() {
                 return Ok(found);
             }
         }
-        unreachable!("it returns from within the loop")
     }
 
     /// Runs `vlm compare` and reads its table.
     fn compared(
         &self,
-        subject: &Subject,
         entries: &[String],
         rates: &[String],
         seeds: u32,
         tests: &[&str],
         out: &Path,
     ) -> Result<Outcomes> {
+        let subject = self.subject;
         let comparison = Comparison {
             model: subject.model,
             data: subject.train,
             tests,
             limits: subject.limits,
             batch: subject.batch,
-            steps: self.steps.unwrap_or(subject.steps),
+            steps: self.args.steps.unwrap_or(subject.steps),
             seeds,
             settings: subject.settings,
             entries,
             rates,
             out,
         };
-        let rows = comparison.run(&self.runner)?;
+        let rows = comparison.run(&self.vlm)?;
         Outcomes::read(&rows, seeds as usize).with_context(|| out.display().to_string())
     }
 
     /// For each rank: DyLoRA cut to it, LoRA of it, and LoRA of the highest cut to it; none if these were not
     /// made.
-    fn ranks(
-        &self,
-        subject: &Subject,
-        outcomes: &Outcomes,
-        runs: &Path,
-    ) -> Result<Vec<[Spread; 3]>> {
+    fn ranks(&self, outcomes: &Outcomes, runs: &Path) -> Result<Vec<[Spread; 3]>> {
         if outcomes.get("dylora").and(outcomes.get("lora:r=1")).is_err() {
             return Ok(Vec::new());
         }
         let cut = ["dylora", "lora"].map(|method| (1..=RANKS).map(move |rank| (method, rank)));
         let cut: Vec<(&str, usize)> = cut.into_iter().flatten().collect();
-        let vlm = self.runner.vlm()?;
-        let one = |&(method, rank): &(&str, usize)| self.cut(&vlm, subject, method, rank, runs);
-        let found = at_once(&cut, self.runner.jobs(), &one)?;
+        let one = |&(method, rank): &(&str, usize)| self.cut(method, rank, runs);
+        let found = at_once(&cut, self.vlm.jobs, &one)?;
         (1..=RANKS)
             .map(|rank| {
                 let own = if rank == RANKS { "lora".to_owned() } else { format!("lora:r={rank}") };
@@ -237,25 +239,18 @@ impl Args {
     }
 
     /// What a method comes to whose adapters are cut to a rank.
-    fn cut(
-        &self,
-        vlm: &Command,
-        subject: &Subject,
-        method: &str,
-        rank: usize,
-        runs: &Path,
-    ) -> Result<Spread> {
+    fn cut(&self, method: &str, rank: usize, runs: &Path) -> Result<Spread> {
+        let subject = self.subject;
         let mut all = Vec::new();
-        for seed in 1..=self.seeds {
+        for seed in 1..=self.args.seeds {
             let adapter = runs.join(format!("{method}-{seed}/adapter"));
-            let mut eval = shell::again(vlm);
-            eval.args(["eval", "--json", "--task", subject.task, "--model", subject.model]);
+            let mut eval = self.vlm.call("eval");
+            eval.args(["--json", "--task", subject.task, "--model", subject.model]);
             eval.args(["--data", subject.tests[0], "--adapter-ranks", &rank.to_string()]);
             if let Some(limit) = subject.limits.first() {
                 eval.args(["--limit", &limit.to_string()]);
             }
             eval.arg("--adapter").arg(&adapter);
-            self.runner.place(&mut eval);
             let said = shell::output(&mut eval)
                 .with_context(|| format!("{}: cannot be measured", adapter.display()))?;
             let said: Value = serde_json::from_str(&said)?;

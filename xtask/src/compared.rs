@@ -9,6 +9,11 @@ use serde_json::Value;
 use crate::backend::Backend;
 use crate::{build, shell};
 
+/// The methods that take little memory, as `vlm finetune --optimizer` sets them up.
+pub const LOMO: &str = "full:optim.rule=lomo:optim.clip=0";
+pub const ADALOMO: &str = "full:optim.rule=adalomo:optim.clip=0";
+pub const MEZO: &str = "full:optim.rule=mezo:train.warmup=0:train.shape=constant";
+
 /// What runs, and on what.
 #[derive(clap::Args)]
 pub struct Runner {
@@ -27,27 +32,36 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// A command that runs `vlm`, built if need be.
+    /// The `vlm` that runs, built if need be.
     ///
     /// # Errors
     /// If the build fails.
-    pub fn vlm(&self) -> Result<Command> {
-        match &self.program {
-            Some(program) => Ok(shell::command(program)),
-            None => build::program("vlm", self.backend),
-        }
+    pub fn vlm(&self) -> Result<Vlm> {
+        let program = match &self.program {
+            Some(program) => shell::command(program),
+            None => build::program("vlm", self.backend)?,
+        };
+        Ok(Vlm { program, device: self.device.clone(), jobs: usize::from(self.jobs) })
     }
+}
 
-    /// Tells a `vlm` where to compute; behind its other arguments.
-    pub fn place(&self, vlm: &mut Command) {
-        if let Some(device) = &self.device {
-            vlm.args(["--device", device]);
-        }
-    }
-
+/// A `vlm` that is there, and where it computes.
+pub struct Vlm {
+    program: Command,
+    device: Option<String>,
     /// Runs at once.
-    pub fn jobs(&self) -> usize {
-        usize::from(self.jobs)
+    pub jobs: usize,
+}
+
+impl Vlm {
+    /// A call of one of its commands.
+    pub fn call(&self, command: &str) -> Command {
+        let mut call = shell::again(&self.program);
+        call.arg(command);
+        if let Some(device) = &self.device {
+            call.args(["--device", device]);
+        }
+        call
     }
 }
 
@@ -73,10 +87,11 @@ impl Comparison<'_> {
     /// Makes the runs that are not there yet, and says what came out: a row an entry.
     ///
     /// # Errors
-    /// If the build or a run fails.
-    pub fn run(&self, runner: &Runner) -> Result<Value> {
-        let mut vlm = runner.vlm()?;
-        vlm.args(["compare", "--model", self.model, "--data", self.data]);
+    /// If a run fails.
+    pub fn run(&self, vlm: &Vlm) -> Result<Value> {
+        let jobs = vlm.jobs.to_string();
+        let mut vlm = vlm.call("compare");
+        vlm.args(["--model", self.model, "--data", self.data, "--jobs", &jobs]);
         vlm.arg("--out").arg(self.out);
         let budget = [("--batch", self.batch), ("--steps", self.steps), ("--seeds", self.seeds)];
         for (name, value) in budget {
@@ -85,7 +100,6 @@ impl Comparison<'_> {
         for limit in self.limits {
             vlm.args(["--test-limit", &limit.to_string()]);
         }
-        vlm.args(["--jobs", &runner.jobs().to_string()]);
         for test in self.tests {
             vlm.args(["--test", test]);
         }
@@ -96,7 +110,6 @@ impl Comparison<'_> {
         for rate in self.rates {
             vlm.args(["--lr", rate]);
         }
-        runner.place(&mut vlm);
         shell::run(&mut vlm)?;
         let path = self.out.join("compare.json");
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;

@@ -5,12 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::compared::{Comparison, Runner};
+use crate::compared::{Comparison, LOMO, MEZO, Runner};
 use crate::shell;
 
-/// The methods, as `vlm finetune --optimizer` sets them up.
-const MEZO: &str = "full:optim.rule=mezo:train.warmup=0:train.shape=constant";
-const LOMO: &str = "full:optim.rule=lomo:optim.clip=0";
 /// Steps of the runs that find out how long one takes.
 const PILOT: u32 = 12;
 /// Samples that what was learned is measured on.
@@ -64,6 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
     if !shell::root().join(&args.model).is_dir() {
         bail!("{}: not there; run `vlm train configs/easy-vqa.toml` first", args.model);
     }
+    let vlm = args.runner.vlm()?;
     let out = shell::root().join(&args.out);
     let tests = [args.test.as_str()];
     let pack = format!("model.generative.pack={}", args.pack);
@@ -82,7 +80,7 @@ pub fn run(args: &Args) -> Result<()> {
         rates: &[],
         out: &out.join("pilot"),
     };
-    let pace = pilot.run(&args.runner)?;
+    let pace = pilot.run(&vlm)?;
     let seconds = |entry: usize| pace[entry]["step_seconds"].as_f64().context("no time of a step");
     let (mezo, lomo) = (seconds(0)?, seconds(1)?);
     let steps = ((f64::from(args.steps) * mezo / lomo).round() as u32).max(1);
@@ -99,7 +97,7 @@ pub fn run(args: &Args) -> Result<()> {
         out: &out,
         ..pilot
     }
-    .run(&args.runner)?;
+    .run(&vlm)?;
     print!("{}", table(&rows)?);
     Ok(())
 }

@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 
 use super::verdict::Says;
+use crate::compared::{ADALOMO, LOMO, MEZO};
 
 /// Methods whose learning rate is searched for, with the rate that is their default.
 const SEARCHED: [(&str, f64); 12] = [
@@ -20,9 +21,6 @@ const SEARCHED: [(&str, f64); 12] = [
     ("parallel:size=8", 5e-4),
 ];
 // What is tried on models that speak alone.
-const LOMO: &str = "full:optim.rule=lomo:optim.clip=0";
-const ADALOMO: &str = "full:optim.rule=adalomo:optim.clip=0";
-const MEZO: &str = "full:optim.rule=mezo:train.warmup=0:train.shape=constant";
 const EAS: &str = "eas:search=20:search_every=2";
 const MEMVP: &str = "memvp";
 /// Further variants, and whose learning rate they take.

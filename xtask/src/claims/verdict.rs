@@ -192,12 +192,12 @@ pub fn claims(
             if plus.is_some_and(|step| step < plain) { "yes" } else { "no" },
         );
     }
+    if ranks.is_empty() {
+        return Ok(text);
+    }
     for (of, claim, serves) in
         [(0, "one DyLoRA serves all ranks", true), (2, "a LoRA that is cut does not", false)]
     {
-        if ranks.is_empty() {
-            break;
-        }
         let gap = ranks.iter().map(|r| r[1].mean - r[of].mean).fold(f64::MIN, f64::max);
         let near = ranks.iter().filter(|r| r[of].beside(r[1], outcomes.seeds) != Apart::Below);
         let near = near.count();

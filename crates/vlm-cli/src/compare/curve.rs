@@ -36,10 +36,9 @@ pub fn mean(runs: &[&Path]) -> Result<Vec<Point>> {
     let shortest = all.iter().map(Vec::len).min().unwrap_or(0);
     let point = |number: usize| {
         let here: Vec<Part> = all.iter().map(|run| run[number]).collect();
-        let mean = |of: &dyn Fn(&Part) -> f64| here.iter().map(of).sum::<f64>() / here.len() as f64;
-        let losses: Vec<f64> = here.iter().map(|part| part.2).collect();
-        let (loss, deviation) = spread(&losses);
-        Point { step: mean(&|part| part.0), seconds: mean(&|part| part.1), loss, deviation }
+        let over = |of: &dyn Fn(&Part) -> f64| spread(&here.iter().map(of).collect::<Vec<f64>>());
+        let (loss, deviation) = over(&|part| part.2);
+        Point { step: over(&|part| part.0).0, seconds: over(&|part| part.1).0, loss, deviation }
     };
     Ok((0..shortest).map(point).collect())
 }

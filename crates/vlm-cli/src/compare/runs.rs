@@ -83,18 +83,17 @@ fn last_words(log: &Path) -> String {
 /// # Errors
 /// If one fails; those beside it come to their end first.
 pub fn make(runs: &[&Run], jobs: usize) -> Result<bool> {
-    let left: Vec<&Run> = runs.iter().filter(|run| !run.is_finished()).copied().collect();
     let stop = StopFlag::install()?;
     if jobs == 1 {
-        for run in &left {
-            let number = runs.iter().position(|other| other.dir == run.dir).unwrap_or(0) + 1;
-            output::note(&format!("{}: run {number} of {}", run.name, runs.len()));
+        for (number, run) in runs.iter().enumerate().filter(|(_, run)| !run.is_finished()) {
+            output::note(&format!("{}: run {} of {}", run.name, number + 1, runs.len()));
             if stop.is_set() || !run.make(None)? {
                 return Ok(false);
             }
         }
         return Ok(true);
     }
+    let left: Vec<&Run> = runs.iter().filter(|run| !run.is_finished()).copied().collect();
     if left.is_empty() {
         return Ok(true);
     }
@@ -108,17 +107,17 @@ pub fn make(runs: &[&Run], jobs: usize) -> Result<bool> {
     // The first goes alone, since what it finds out about the pictures is kept for the others.
     let alone = usize::from(left.len() == runs.len());
     let (first, others) = left.split_at(alone);
-    let done = runs.len() - left.len();
-    let progress = Mutex::new(Progress::new(runs.len() as u64, done as u64, "run").unit("run"));
-    let finished = Mutex::new(done as u64);
+    let done = (runs.len() - left.len()) as u64;
+    let progress = Progress::new(runs.len() as u64, done, "run").unit("run");
+    let finished = Mutex::new((done, progress));
     let next = Mutex::new(others.iter());
     let one = |run: &Run| -> Result<bool> {
         if stop.is_set() || !run.make(Some(threads))? {
             return Ok(false);
         }
-        let mut finished = open(&finished);
-        *finished += 1;
-        open(&progress).tick(*finished, 1, &[]);
+        let (done, progress) = &mut *open(&finished);
+        *done += 1;
+        progress.tick(*done, 1, &[]);
         Ok(true)
     };
     for run in first {
@@ -126,29 +125,26 @@ pub fn make(runs: &[&Run], jobs: usize) -> Result<bool> {
             return Ok(false);
         }
     }
-    let failed = Mutex::new(None);
-    let worker = || -> bool {
+    let worker = || -> Result<bool> {
         loop {
-            let taken = open(&next).next();
-            let Some(run) = taken.filter(|_| open(&failed).is_none()) else { return true };
+            let Some(run) = open(&next).next() else { return Ok(true) };
             match one(run) {
                 Ok(true) => {}
-                Ok(false) => return false,
                 Err(error) => {
-                    open(&failed).get_or_insert(error);
+                    // No more are begun.
+                    *open(&next) = [].iter();
+                    return Err(error);
                 }
+                stopped => return stopped,
             }
         }
     };
-    let whole = std::thread::scope(|scope| {
+    let ends: Vec<Result<bool>> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs.min(others.len())).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().all(|worker| worker.join().unwrap_or(false))
+        workers.into_iter().map(|worker| worker.join().unwrap_or(Ok(false))).collect()
     });
-    open(&progress).finish();
-    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(whole),
-    }
+    open(&finished).1.finish();
+    ends.into_iter().try_fold(true, |whole, end| Ok(end? && whole))
 }
 
 /// A lock, also after a panic elsewhere.
