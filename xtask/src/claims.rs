@@ -51,7 +51,7 @@ pub fn run(args: &Args) -> Result<()> {
     let out = shell::root().join(&args.out).join(subject.name);
     let (searched, further) = args.chosen(subject)?;
     let claiming = Claiming { args, subject, vlm: args.runner.vlm()? };
-    let found = claiming.search(&searched, &out.join("search"))?;
+    let found = claiming.search(&searched, &out)?;
     let rates: Vec<(&str, String)> = found
         .iter()
         .map(|(method, tried)| Ok((*method, tried.best()?.0.clone())))
@@ -65,17 +65,16 @@ pub fn run(args: &Args) -> Result<()> {
         entries.push(method.clone());
         chosen.push(format!("{method}={lr}"));
     }
-    let last = out.join("final");
-    let outcomes = claiming.compared(&entries, &chosen, args.seeds, &subject.tests, &last)?;
-    let ranks = claiming.ranks(&outcomes, &last)?;
+    let outcomes = claiming.compared(&entries, &chosen, args.seeds, &subject.tests, &out)?;
+    let ranks = claiming.ranks(&outcomes, &out)?;
 
-    println!("{}", std::fs::read_to_string(last.join("compare.md"))?);
+    println!("{}", std::fs::read_to_string(out.join("compare.md"))?);
     println!("The last column but four is what the model knew before.\n");
     println!("{}", verdict::rates(&found)?);
     if !ranks.is_empty() {
         println!("{}", verdict::ranks(&ranks));
     }
-    print!("{}", verdict::claims(&subject.pairs(), &outcomes, &ranks, &last)?);
+    print!("{}", verdict::claims(&subject.pairs(), &outcomes, &ranks, &out)?);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::{build, shell};
 
 /// The methods that take little memory, as `vlm finetune --optimizer` sets them up.
-pub const LOMO: &str = "full:optim.rule=lomo:optim.clip=0";
+pub const LOMO: &str = "full:optim.rule=lomo";
 pub const ADALOMO: &str = "full:optim.rule=adalomo:optim.clip=0";
 pub const MEZO: &str = "full:optim.rule=mezo:train.warmup=0:train.shape=constant";
 

@@ -40,6 +40,9 @@ pub struct Args {
     /// Let the tokens of a prompt see each other both ways (PaliGemma's prefix-LM).
     #[arg(long)]
     prefix_lm: bool,
+    /// Leave out the language model's chat template: fewer tokens, one question at a time, nothing around it.
+    #[arg(long)]
+    plain: bool,
     /// Start values derive from it.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -62,6 +65,7 @@ pub fn run(args: &Args, device: &Device) -> Result<()> {
         image_size: args.image_size,
         language_layers: args.language_layers,
         prefix_lm: args.prefix_lm,
+        plain: args.plain,
         ..Assembly::new(&args.vision, &args.language)
     };
     let folder = assembly.assemble(std::iter::empty(), args.seed, device)?;

@@ -117,6 +117,12 @@ fn all_weights_are_trained_by_every_rule() {
         };
         let (fused, plain) = (floats(&out("lomo")), floats(&plain));
         assert!(fused.iter().zip(&plain).all(|(a, b)| (a - b).abs() < 1e-5), "{number}");
+        for (value, same) in [("1e9", true), ("1e-9", false)] {
+            let cut = out(&format!("cut-{value}"));
+            let setting = format!("optim.clip_value={value}");
+            works(tune(model, "lomo", &cut).args(["--set", &setting]));
+            assert_eq!(bytes(&cut) == bytes(&out("lomo")), same, "{number} {value}");
+        }
     }
     let out = dir.join("refused");
     let refused = |method: &str, more: &[&str]| {
@@ -128,6 +134,9 @@ fn all_weights_are_trained_by_every_rule() {
     refuses(&mut refused("full", &twice), 1, &["gradients that nobody keeps cannot be added up"]);
     let chunk = ["--set", "batch.chunk=1"];
     fails(&mut refused("full", &chunk), 1, &["batch.chunk needs gradients that are kept"]);
+    let sgd = ["--optimizer", "sgd", "--set", "optim.clip_value=0.1"];
+    let mut command = finetune(&models[2], "full", &example("csv"), &out);
+    refuses(command.args(sgd), 1, &["optim.clip_value cuts lomo's gradients alone"]);
     fs::remove_dir_all(&out).unwrap();
     let fa = refused("lora-fa", &["--set", "r=2"]);
     fails(&mut { fa }, 1, &["do not keep the gradients that this method"]);

@@ -19,12 +19,12 @@ pub enum FusedRule {
 }
 
 impl FusedRule {
-    /// LOMO with the settings of a run: `clip` is the longest gradient.
+    /// LOMO with the settings of a run: `clip` is the longest gradient, `clip_value` its largest value.
     pub fn lomo(optim: &OptimConfig) -> Self {
         FusedRule::Lomo(Lomo::new(LomoConfig {
             weight_decay: optim.weight_decay,
             lr_scale: optim.lr_scale.clone(),
-            clip_value: 0.0,
+            clip_value: optim.clip_value,
             clip_norm: optim.clip,
         }))
     }

@@ -49,6 +49,10 @@ pub struct Assembly {
     /// Whether the tokens of a prompt see each other both ways.
     #[serde(default)]
     pub prefix_lm: bool,
+    /// Whether the language model's chat template is left out: a model is then asked one question at a time,
+    /// with nothing around it, which can halve the tokens of short ones, and has to be trained so.
+    #[serde(default)]
+    pub plain: bool,
 }
 
 fn mlp() -> FusionConfig {
@@ -67,6 +71,7 @@ impl Assembly {
             image_size: None,
             language_layers: None,
             prefix_lm: false,
+            plain: false,
         }
     }
 
@@ -96,6 +101,10 @@ impl Assembly {
             _ => return Err(Error::Language),
         };
         self.shorten(&mut language)?;
+        if self.plain {
+            language.tokenizer =
+                language.tokenizer.without_template().map_err(vlm_encoders::Error::from)?;
+        }
         let (tokenizer, image_token) =
             language.tokenizer.with_token(IMAGE).map_err(vlm_encoders::Error::from)?;
         let rows = language.plan.spec.vocabulary;

@@ -222,6 +222,28 @@ fn a_decoder_can_be_shortened() {
 }
 
 #[test]
+fn without_a_chat_template_there_is_nothing_around_a_question() {
+    let dir = tempfile::tempdir().unwrap();
+    let (vision, _) = towers(dir.path());
+    let decoder =
+        NewDecoder { width: 16, layers: 1, heads: 2, inner: None, vocabulary: 300, context: 64 };
+    let of = |plain| {
+        let decoder = Some(decoder.clone());
+        let assembly = Assembly { language: None, decoder, plain, ..Assembly::new(&vision, "") };
+        let texts = ["What color is the star?", "red"].map(str::to_owned);
+        assembly.assemble(texts.into_iter(), 3, &Device::default()).unwrap()
+    };
+    let out = dir.path().join("plain");
+    of(true).save(&out, Float::F32).unwrap();
+    let plain = GenerativeFolder::open(&out, &Device::default()).unwrap();
+    let picture = RgbImage::new(16, 16);
+    let prompt = plain.prepare("What color is the star?", std::slice::from_ref(&picture)).unwrap();
+    assert_eq!(prompt.text().trim_start_matches("<image>"), "\nWhat color is the star?");
+    let around = of(false).prepare("What color is the star?", &[picture]).unwrap();
+    assert!(prompt.ids().len() < around.ids().len());
+}
+
+#[test]
 fn a_new_decoder_learns_its_words_from_the_texts() {
     let dir = tempfile::tempdir().unwrap();
     let (vision, language) = towers(dir.path());

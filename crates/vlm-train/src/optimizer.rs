@@ -43,6 +43,9 @@ pub struct OptimConfig {
     pub weight_decay: f64,
     /// Longest gradient; longer ones are shortened to it. 0 turns clipping off.
     pub clip: f64,
+    /// Of lomo, the largest value of a gradient; larger ones, of either sign, are cut to it. Clipping by length
+    /// runs each of its steps twice, this does not. 0 turns it off.
+    pub clip_value: f64,
     /// Factors on the learning rate by the start of a parameter's path; the longest that fits
     /// holds. 0 freezes.
     pub lr_scale: BTreeMap<String, f64>,
@@ -61,6 +64,7 @@ impl Default for OptimConfig {
             eps: 1e-6,
             weight_decay: 0.1,
             clip: 1.0,
+            clip_value: 0.0,
             lr_scale: BTreeMap::new(),
             zo_eps: 1e-3,
             zo_directions: 1,
@@ -85,6 +89,10 @@ impl OptimConfig {
             format!("optim.weight_decay is {}; it must be a number from 0 up", self.weight_decay)
         } else if !from_zero(self.clip) {
             format!("optim.clip is {}; it must be a length, or 0 for no clipping", self.clip)
+        } else if !from_zero(self.clip_value) {
+            format!("optim.clip_value is {}; it must be a number from 0 up", self.clip_value)
+        } else if self.clip_value > 0.0 && self.rule != RuleKind::Lomo {
+            "optim.clip_value cuts lomo's gradients alone; of other rules use optim.clip".to_owned()
         } else if !(1e-12..=1e3).contains(&self.zo_eps) {
             format!(
                 "optim.zo_eps is {}; it must be a small number above 0, such as 1e-3",

@@ -136,7 +136,9 @@ impl Progress {
             line += &format!("  {name} {}", format::number(*value));
         }
         if let Some(rate) = self.pace.rate() {
-            line += &format!("  {} {}/s", format::rate(rate), self.unit);
+            // What takes minutes is counted by the hour.
+            let (rate, per) = if rate < 0.05 { (3600.0 * rate, "h") } else { (rate, "s") };
+            line += &format!("  {} {}/{per}", format::rate(rate), self.unit);
         }
         line += &format!("  {} gone", format::time(self.pace.gone(now)));
         if let Some(left) = self.pace.left(now, self.total) {

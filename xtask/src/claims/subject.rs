@@ -117,10 +117,8 @@ const CLIP: Subject = Subject {
 /// A model of DINO's tower and SmolLM2 that describes scenes, and questions about other pictures.
 const VLM: Subject = Subject {
     name: "vlm",
-    // Four patches a token, which halves what a step takes.
-    model: "runs/captions-16/model",
-    made_by: "vlm train configs/captions.toml --out runs/captions-16 --set model.generative.assemble.fusion.pool=2 \
-              --set train.steps=400",
+    model: "runs/adapt/model",
+    made_by: "vlm train configs/adapt.toml",
     train: "easy-vqa:train",
     choice: "easy-vqa:test",
     tests: ["easy-vqa:test", "scenes:captions-val"],
@@ -131,7 +129,7 @@ const VLM: Subject = Subject {
     factors: &[3.0, 10.0],
     full: 3e-5,
     batch: 4,
-    steps: 100,
+    steps: 80,
     settings: &["model.generative.pack=8", "train.matmul_precision=medium"],
     thirds: Some([
         &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
@@ -166,7 +164,7 @@ const SMALL: Subject = Subject {
 pub enum On {
     /// The main job's dual encoder, adapted to the art style that it never saw
     Clip,
-    /// A model of configs/captions.toml, adapted to questions about other pictures
+    /// The model of configs/adapt.toml, adapted to questions about other pictures
     Vlm,
     /// The same, adapted to questions about such pictures
     Scenes,
@@ -199,7 +197,7 @@ impl Subject {
         if self.thirds.is_some() {
             // Plain descent wants a rate of its own; AdaLomo's is relative to each weight's size; MeZO's steps
             // are along a direction in all weights.
-            all.extend([(LOMO, 3e-3), (ADALOMO, 3e-4), (MEZO, 3e-7), (EAS, 1e-3), (MEMVP, 1e-3)]);
+            all.extend([(LOMO, 1e-2), (ADALOMO, 3e-4), (MEZO, 3e-7), (EAS, 1e-3), (MEMVP, 1e-3)]);
         }
         all
     }

@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use vlm_train::{Progress, StopFlag};
@@ -15,6 +17,8 @@ use crate::{diverged, output};
 const STOPPED: i32 = 130;
 /// What libraries that compute read their number of threads from.
 const THREADS: [&str; 2] = ["RAYON_NUM_THREADS", "OMP_NUM_THREADS"];
+/// How often others look whether the first run has begun.
+const WAIT: Duration = Duration::from_millis(100);
 /// How much of what a failed run said is shown.
 const LAST_LINES: usize = 5;
 
@@ -31,6 +35,11 @@ impl Run {
     /// Whether it came to its end, or to where it cannot go on.
     fn is_finished(&self) -> bool {
         self.dir.join("summary.json").exists() || diverged::is(&self.dir)
+    }
+
+    /// Whether it has made a step, which it does not before it has looked at all pictures.
+    fn has_begun(&self) -> bool {
+        self.is_finished() || self.dir.join("metrics.jsonl").exists()
     }
 
     /// Makes it in a process of its own, so that its memory can be told apart; says whether it came to its
@@ -104,13 +113,13 @@ pub fn make(runs: &[&Run], jobs: usize) -> Result<bool> {
         "{jobs} runs at once, threads of each: {threads}; what they say is in {}/*.log",
         folder.display()
     ));
-    // The first goes alone, since what it finds out about the pictures is kept for the others.
-    let alone = usize::from(left.len() == runs.len());
-    let (first, others) = left.split_at(alone);
     let done = (runs.len() - left.len()) as u64;
     let progress = Progress::new(runs.len() as u64, done, "run").unit("run");
     let finished = Mutex::new((done, progress));
-    let next = Mutex::new(others.iter());
+    let next = Mutex::new(left.iter());
+    // What the first finds out about the pictures is kept for the others.
+    let (first, over) = (left[0], AtomicBool::new(left.len() < runs.len()));
+    let looked = || over.load(Ordering::Relaxed) || first.has_begun();
     let one = |run: &Run| -> Result<bool> {
         if stop.is_set() || !run.make(Some(threads))? {
             return Ok(false);
@@ -120,15 +129,15 @@ pub fn make(runs: &[&Run], jobs: usize) -> Result<bool> {
         progress.tick(*done, 1, &[]);
         Ok(true)
     };
-    for run in first {
-        if !one(run)? {
-            return Ok(false);
-        }
-    }
     let worker = || -> Result<bool> {
         loop {
             let Some(run) = open(&next).next() else { return Ok(true) };
-            match one(run) {
+            while !std::ptr::eq(*run, first) && !looked() {
+                std::thread::sleep(WAIT);
+            }
+            let made = one(run);
+            over.store(true, Ordering::Relaxed);
+            match made {
                 Ok(true) => {}
                 Err(error) => {
                     // No more are begun.
@@ -140,7 +149,7 @@ pub fn make(runs: &[&Run], jobs: usize) -> Result<bool> {
         }
     };
     let ends: Vec<Result<bool>> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..jobs.min(others.len())).map(|_| scope.spawn(worker)).collect();
+        let workers: Vec<_> = (0..jobs.min(left.len())).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().map(|worker| worker.join().unwrap_or(Ok(false))).collect()
     });
     open(&finished).1.finish();

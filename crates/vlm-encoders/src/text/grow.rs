@@ -1,11 +1,11 @@
-//! Tokenizers with a token more.
+//! Tokenizers with a token more, or without what they came with.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::error::{TokenizerError, one_line};
-use super::files::MAIN;
+use super::files::{CONFIG, MAIN, TEMPLATE, TEMPLATE_JSON};
 use super::special::SpecialIds;
 use super::tokenizer::Tokenizer;
 
@@ -42,12 +42,31 @@ impl Tokenizer {
             found => Err(fail(format!("gave `{token}` the id {found:?} instead of {id}"))),
         }
     }
+
+    /// The same tokenizer without a chat template.
+    ///
+    /// # Errors
+    /// [`TokenizerError::File`] if its settings are no JSON.
+    pub fn without_template(&self) -> Result<Self, TokenizerError> {
+        let mut files = self.files().clone();
+        files.retain(|name, _| ![TEMPLATE, TEMPLATE_JSON].contains(name));
+        if let Some(config) = files.get_mut(CONFIG) {
+            let fail = |e| TokenizerError::File { file: CONFIG.into(), detail: one_line(e) };
+            let mut settings: Value = serde_json::from_slice(config).map_err(fail)?;
+            if let Some(settings) = settings.as_object_mut() {
+                settings.remove("chat_template");
+            }
+            *config = serde_json::to_vec_pretty(&settings).map_err(fail)?;
+        }
+        let ids = SpecialIds { bos: self.bos_id(), eos: self.eos_id(), pad: self.pad_id() };
+        Self::from_files(files, Path::new(""), ids)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::train_clip_bpe;
+    use crate::text::{Message, train_chat_bpe, train_clip_bpe};
 
     #[test]
     fn a_token_more_is_behind_all_others_and_stays() {
@@ -64,5 +83,21 @@ mod tests {
         assert_eq!(read.encode_bare("a <image> pear", 16).unwrap().ids, ids);
         assert_eq!(read.with_token("<image>").unwrap().1, id);
         assert_eq!((read.bos_id(), read.eos_id()), (small.bos_id(), small.eos_id()));
+    }
+
+    #[test]
+    fn a_template_that_was_left_out_stays_away() {
+        let texts = ["a red apple", "a green pear"].map(str::to_owned);
+        let chatty = train_chat_bpe(texts.into_iter(), 600, 16).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        chatty.without_template().unwrap().save(dir.path()).unwrap();
+        let read = Tokenizer::from_dir(dir.path()).unwrap();
+        assert!(chatty.can_chat() && !read.can_chat());
+        assert!(read.chat(&[Message::text("user", "What?")], true).is_err());
+        assert_eq!((read.bos_id(), read.eos_id()), (chatty.bos_id(), chatty.eos_id()));
+        assert_eq!(
+            read.encode_bare("a pear", 16).unwrap().ids,
+            chatty.encode_bare("a pear", 16).unwrap().ids
+        );
     }
 }

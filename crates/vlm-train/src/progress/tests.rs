@@ -157,3 +157,16 @@ fn odd_counts_and_a_closed_output_do_no_harm() {
     progress.tick(3, usize::MAX, &[]);
     assert_eq!(screen.text(), "step 3/0 (100 %)  0:00 gone\n");
 }
+
+#[test]
+fn what_takes_minutes_is_counted_by_the_hour() {
+    let screen = Screen::default();
+    let mut progress = screen.progress(24, 0, false).unit("run");
+    for run in 1..=3 {
+        screen.at(run * 180_000);
+        progress.tick(run, 1, &[]);
+    }
+    progress.finish();
+    let text = screen.text();
+    assert!(text.ends_with("step 3/24 (12 %)  20 run/h  9:00 gone, 1:03:00 left\n"), "{text}");
+}
