@@ -50,8 +50,8 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let out = shell::root().join(&args.out).join(subject.name);
     let (searched, further) = args.chosen(subject)?;
-    let claiming = Claiming { args, subject, vlm: args.runner.vlm()? };
-    let found = claiming.search(&searched, &out)?;
+    let claiming = Claiming { args, subject, vlm: args.runner.vlm()?, out: &out };
+    let found = claiming.search(&searched)?;
     let rates: Vec<(&str, String)> = found
         .iter()
         .map(|(method, tried)| Ok((*method, tried.best()?.0.clone())))
@@ -65,8 +65,8 @@ pub fn run(args: &Args) -> Result<()> {
         entries.push(method.clone());
         chosen.push(format!("{method}={lr}"));
     }
-    let outcomes = claiming.compared(&entries, &chosen, args.seeds, &subject.tests, &out)?;
-    let ranks = claiming.ranks(&outcomes, &out)?;
+    let outcomes = claiming.compared(&entries, &chosen, args.seeds, &subject.tests)?;
+    let ranks = claiming.ranks(&outcomes)?;
 
     println!("{}", std::fs::read_to_string(out.join("compare.md"))?);
     println!("The last column but four is what the model knew before.\n");
@@ -149,16 +149,14 @@ struct Claiming<'a> {
     args: &'a Args,
     subject: &'a Subject,
     vlm: Vlm,
+    /// Where all runs are, so that pictures are looked at once.
+    out: &'a Path,
 }
 
 impl Claiming<'_> {
     /// What each method comes to at each learning rate. Where the best is the highest or the lowest that was
     /// tried, the next one is tried, too.
-    fn search(
-        &self,
-        methods: &[(&'static str, f64)],
-        out: &Path,
-    ) -> Result<Vec<(&'static str, Tried)>> {
+    fn search(&self, methods: &[(&'static str, f64)]) -> Result<Vec<(&'static str, Tried)>> {
         let rates = |lr: f64| self.subject.factors.iter().map(|factor| lr * factor).collect();
         let mut all: Vec<(&str, Vec<f64>)> =
             methods.iter().map(|(method, lr)| (*method, rates(*lr))).collect();
@@ -168,7 +166,7 @@ impl Claiming<'_> {
             let entries =
                 all.iter().flat_map(|(method, rates)| rates.iter().map(|lr| entry(method, *lr)));
             let entries: Vec<String> = entries.collect();
-            let outcomes = self.compared(&entries, &[], 1, &[self.subject.choice], out)?;
+            let outcomes = self.compared(&entries, &[], 1, &[self.subject.choice])?;
             let found = all.iter().map(|(method, rates)| {
                 let one =
                     |lr: &f64| Ok((rate(*lr), outcomes.get(&entry(method, *lr))?.spread.mean));
@@ -199,9 +197,8 @@ impl Claiming<'_> {
         rates: &[String],
         seeds: u32,
         tests: &[&str],
-        out: &Path,
     ) -> Result<Outcomes> {
-        let subject = self.subject;
+        let (subject, out) = (self.subject, self.out);
         let comparison = Comparison {
             model: subject.model,
             data: subject.train,
@@ -221,13 +218,13 @@ impl Claiming<'_> {
 
     /// For each rank: DyLoRA cut to it, LoRA of it, and LoRA of the highest cut to it; none if these were not
     /// made.
-    fn ranks(&self, outcomes: &Outcomes, runs: &Path) -> Result<Vec<[Spread; 3]>> {
+    fn ranks(&self, outcomes: &Outcomes) -> Result<Vec<[Spread; 3]>> {
         if outcomes.get("dylora").and(outcomes.get("lora:r=1")).is_err() {
             return Ok(Vec::new());
         }
         let cut = ["dylora", "lora"].map(|method| (1..=RANKS).map(move |rank| (method, rank)));
         let cut: Vec<(&str, usize)> = cut.into_iter().flatten().collect();
-        let one = |&(method, rank): &(&str, usize)| self.cut(method, rank, runs);
+        let one = |&(method, rank): &(&str, usize)| self.cut(method, rank);
         let found = at_once(&cut, self.vlm.jobs, &one)?;
         (1..=RANKS)
             .map(|rank| {
@@ -238,11 +235,11 @@ impl Claiming<'_> {
     }
 
     /// What a method comes to whose adapters are cut to a rank.
-    fn cut(&self, method: &str, rank: usize, runs: &Path) -> Result<Spread> {
+    fn cut(&self, method: &str, rank: usize) -> Result<Spread> {
         let subject = self.subject;
         let mut all = Vec::new();
         for seed in 1..=self.args.seeds {
-            let adapter = runs.join(format!("{method}-{seed}/adapter"));
+            let adapter = self.out.join(format!("{method}-{seed}/adapter"));
             let mut eval = self.vlm.call("eval");
             eval.args(["--json", "--task", subject.task, "--model", subject.model]);
             eval.args(["--data", subject.tests[0], "--adapter-ranks", &rank.to_string()]);

@@ -9,9 +9,7 @@ use serde_json::Value;
 use crate::backend::Backend;
 use crate::{build, shell};
 
-/// The methods that take little memory, as `vlm finetune --optimizer` sets them up.
-pub const LOMO: &str = "full:optim.rule=lomo";
-pub const ADALOMO: &str = "full:optim.rule=adalomo:optim.clip=0";
+/// MeZO on all weights, as `vlm finetune --optimizer` sets it up.
 pub const MEZO: &str = "full:optim.rule=mezo:train.warmup=0:train.shape=constant";
 
 /// What runs, and on what.

@@ -221,14 +221,16 @@ fn a_decoder_can_be_shortened() {
     }
 }
 
+fn new_decoder() -> NewDecoder {
+    NewDecoder { width: 16, layers: 1, heads: 2, inner: None, vocabulary: 300, context: 64 }
+}
+
 #[test]
 fn without_a_chat_template_there_is_nothing_around_a_question() {
     let dir = tempfile::tempdir().unwrap();
     let (vision, _) = towers(dir.path());
-    let decoder =
-        NewDecoder { width: 16, layers: 1, heads: 2, inner: None, vocabulary: 300, context: 64 };
     let of = |plain| {
-        let decoder = Some(decoder.clone());
+        let decoder = Some(new_decoder());
         let assembly = Assembly { language: None, decoder, plain, ..Assembly::new(&vision, "") };
         let texts = ["What color is the star?", "red"].map(str::to_owned);
         assembly.assemble(texts.into_iter(), 3, &Device::default()).unwrap()
@@ -247,8 +249,7 @@ fn without_a_chat_template_there_is_nothing_around_a_question() {
 fn a_new_decoder_learns_its_words_from_the_texts() {
     let dir = tempfile::tempdir().unwrap();
     let (vision, language) = towers(dir.path());
-    let decoder =
-        NewDecoder { width: 16, layers: 1, heads: 2, inner: None, vocabulary: 300, context: 64 };
+    let decoder = new_decoder();
     let of = |language, decoder| {
         let assembly = Assembly { language, decoder, ..Assembly::new(&vision, "") };
         let texts = ["What color is the star?", "red", "What color is the star?", "red"];

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use super::verdict::Says;
-use crate::compared::{ADALOMO, LOMO, MEZO};
+use crate::compared::MEZO;
 
 /// Methods whose learning rate is searched for, with the rate that is their default.
 const SEARCHED: [(&str, f64); 12] = [
@@ -20,7 +20,9 @@ const SEARCHED: [(&str, f64); 12] = [
     ("pfeiffer:size=16", 5e-4),
     ("parallel:size=8", 5e-4),
 ];
-// What is tried on models that speak alone.
+// What is tried on models that speak alone. LOMO clips by length, as in its paper: each step runs twice.
+const LOMO: &str = "full:optim.rule=lomo";
+const ADALOMO: &str = "full:optim.rule=adalomo:optim.clip=0";
 const EAS: &str = "eas:search=20:search_every=2";
 const MEMVP: &str = "memvp";
 /// Further variants, and whose learning rate they take.

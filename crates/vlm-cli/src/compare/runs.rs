@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -117,9 +116,10 @@ pub fn make(runs: &[&Run], jobs: usize) -> Result<bool> {
     let progress = Progress::new(runs.len() as u64, done, "run").unit("run");
     let finished = Mutex::new((done, progress));
     let next = Mutex::new(left.iter());
-    // What the first finds out about the pictures is kept for the others.
-    let (first, over) = (left[0], AtomicBool::new(left.len() < runs.len()));
-    let looked = || over.load(Ordering::Relaxed) || first.has_begun();
+    // What the first run finds out about the pictures is kept for the others; where it comes to nothing, no
+    // run is left.
+    let looked =
+        || left.len() < runs.len() || left[0].has_begun() || open(&next).as_slice().is_empty();
     let one = |run: &Run| -> Result<bool> {
         if stop.is_set() || !run.make(Some(threads))? {
             return Ok(false);
@@ -129,27 +129,24 @@ pub fn make(runs: &[&Run], jobs: usize) -> Result<bool> {
         progress.tick(*done, 1, &[]);
         Ok(true)
     };
-    let worker = || -> Result<bool> {
+    let worker = |number: usize| -> Result<bool> {
+        while number > 0 && !looked() {
+            std::thread::sleep(WAIT);
+        }
         loop {
             let Some(run) = open(&next).next() else { return Ok(true) };
-            while !std::ptr::eq(*run, first) && !looked() {
-                std::thread::sleep(WAIT);
-            }
             let made = one(run);
-            over.store(true, Ordering::Relaxed);
-            match made {
-                Ok(true) => {}
-                Err(error) => {
-                    // No more are begun.
-                    *open(&next) = [].iter();
-                    return Err(error);
-                }
-                stopped => return stopped,
+            if !matches!(made, Ok(true)) {
+                // No more are begun.
+                *open(&next) = [].iter();
+                return made;
             }
         }
     };
     let ends: Vec<Result<bool>> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..jobs.min(left.len())).map(|_| scope.spawn(worker)).collect();
+        let worker = &worker;
+        let numbers = 0..jobs.min(left.len());
+        let workers: Vec<_> = numbers.map(|number| scope.spawn(move || worker(number))).collect();
         workers.into_iter().map(|worker| worker.join().unwrap_or(Ok(false))).collect()
     });
     open(&finished).1.finish();
