@@ -115,6 +115,11 @@ def skipped(p, x):
     return x + feed_forward(p, seen if p["gated"] else seen + p["norm2.bias"])
 
 
+def renormed(p, x):
+    """Not as EAS's code has it: what is said is of the rows that the feed-forward would see."""
+    return x + feed_forward(p, propagation(p, "bypass", norm(p, "norm2", x), 0.8, 3.0))
+
+
 def kept(p, x):
     h = x + attention(p, propagation(p, "front", norm(p, "norm1", x), 0.8, 3.0))
     return h + feed_forward(p, norm(p, "norm2", h))
@@ -225,5 +230,11 @@ for router in (True, False):
 p = crossing()
 narrow(p, "front", 4, False, True)
 case("asked", p, asked)
+
+for gated, kind in ((True, "gated"), (False, "plain")):
+    for router in (True, False):
+        p = block(gated)
+        narrow(p, "bypass", 6, True, router)
+        case(f"renormed-{kind}" + ("" if router else "-bare"), p, renormed)
 
 save_file(tensors, OUT / "expected.safetensors")

@@ -1,29 +1,32 @@
-//! What skipped attentions (EAS) and remembered pictures (MemVP) save, one measurement a process.
+//! What skipped attentions (EAS) and remembered pictures (MemVP) save, one measurement a process; and a page of
+//! many.
 //!
 //! Prints one line of JSON; `cargo xtask bench slots` runs it and makes tables.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use burn::tensor::{Device, Distribution, Tensor};
 use clap::{Parser, ValueEnum};
-use serde_json::json;
+use serde_json::{Value, json};
 use vlm_benches::{ids, memory, simd, time};
 use vlm_encoders::{Blueprint, TextModel, TextSpec, Weights};
 use vlm_nn::adapter::{self, Entries};
 use vlm_nn::ops::class_cross_entropy;
 use vlm_nn::{Cache, Pass};
-use vlm_peft::{AnyMethod, Eas, Lora, Memvp, Sight, attach, fold, merge};
-use vlm_train::{AdamW, Grads, OptimConfig, Optimizer, keep_freed_memory};
+use vlm_peft::{AnyMethod, Bottleneck, Eas, Form, Lora, Memvp, Sight, attach, fold, merge};
+use vlm_store::write_file;
+use vlm_train::{AdamW, Grads, OptimConfig, Optimizer, Report, Series, keep_freed_memory};
 
 /// Measure one thing and print it as a line of JSON
 #[derive(Parser)]
 struct Args {
     /// What the decoder wears
-    #[arg(value_enum)]
+    #[arg(value_enum, default_value = "lora")]
     method: Method,
     /// What it does
-    #[arg(value_enum)]
+    #[arg(value_enum, default_value = "answer")]
     task: Task,
     /// The folder of a decoder
     #[arg(long, value_name = "DIR", default_value = "datasets/.cache/smollm2")]
@@ -43,12 +46,17 @@ struct Args {
     /// Measured repetitions
     #[arg(long, default_value_t = 3)]
     repeats: usize,
+    /// Only make a page: the readings, a line of JSON each, and the page
+    #[arg(long, value_name = "FILE", num_args = 2)]
+    page: Option<Vec<PathBuf>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Method {
     /// LoRA, merged for answers; pictures as tokens
     Lora,
+    /// Narrow layers beside the maps into attention, which stay there for answers
+    Parallel,
     /// A third of the attentions skipped, folded for answers
     Eas,
     /// Pictures beside the feed-forwards
@@ -72,6 +80,9 @@ const KNOWN: usize = 40_100;
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    if let Some([from, to]) = args.page.as_deref() {
+        return page(from, to);
+    }
     keep_freed_memory();
     let device = match Device::default() {
         device if args.task == Task::Step => device.autodiff(),
@@ -117,6 +128,11 @@ fn worn(args: &Args, plan: &Blueprint<TextSpec>, model: TextModel) -> Result<Tex
     let blocks = plan.spec.blocks.len();
     let method = match args.method {
         Method::Lora => AnyMethod::Lora(Lora::default()),
+        Method::Parallel => AnyMethod::Bottleneck(Bottleneck {
+            form: Form::Parallel,
+            size: 8,
+            ..Bottleneck::default()
+        }),
         Method::Eas => AnyMethod::Eas(Eas {
             layers: (blocks - blocks / 3..blocks).collect(),
             router: false,
@@ -129,7 +145,7 @@ fn worn(args: &Args, plan: &Blueprint<TextSpec>, model: TextModel) -> Result<Tex
     };
     let (model, adapter) = attach(model, "bench", &method, None, &names, 0)?;
     Ok(match (args.task, args.method) {
-        (Task::Step, _) | (_, Method::Memvp) => model,
+        (Task::Step, _) | (_, Method::Parallel | Method::Memvp) => model,
         (_, Method::Lora) => merge(model, &adapter)?,
         (_, Method::Eas) => fold(model, &adapter, &plan.spec.blocks[0])?,
     })
@@ -196,4 +212,62 @@ fn steps(args: &Args, model: TextModel, device: &Device) -> Vec<f64> {
         grads.add(class_cross_entropy(logits, wanted.clone()).mean().backward(), &model, 1.0);
         state = Some(rule.step(model, &mut grads, 1e-5, 1.0));
     })
+}
+
+/// A page with curves of readings, a line of JSON each; of those of one thing the fastest counts.
+fn page(from: &Path, to: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(from).with_context(|| from.display().to_string())?;
+    let readings: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let curve =
+        |method: &str, pictures: bool, over: &str, value: &dyn Fn(&Value) -> Option<f64>| {
+            let own = readings.iter().filter(|r| {
+                r["method"] == method && r["task"] == "answer" && (r["picture"] != 0) == pictures
+            });
+            let mut points = BTreeMap::new();
+            for (at, value) in own.filter_map(|r| Some((r[over].as_u64()?, value(r)?))) {
+                let least = points.entry(at).or_insert(f64::INFINITY);
+                *least = value.min(*least);
+            }
+            points.into_iter().map(|(at, value)| (at as f64, value)).collect::<Vec<_>>()
+        };
+    let seconds = |r: &Value| {
+        r["seconds"].as_array()?.iter().filter_map(Value::as_f64).min_by(f64::total_cmp)
+    };
+    let megabytes = |r: &Value| Some(r["cache_bytes"].as_f64()? / 1e6);
+    let of_text = |method: &str| curve(method, false, "tokens", &seconds);
+    let of_pictures = |method: &str| curve(method, true, "answer", &seconds);
+    let times = |slow: Vec<(f64, f64)>, fast: &[(f64, f64)]| {
+        slow.iter().zip(fast).map(|(slow, fast)| (slow.0, slow.1 / fast.1)).collect::<Vec<_>>()
+    };
+    let series = |name: &str, points| Series { name: name.into(), points };
+    let (skipped, memory) = (of_text("eas"), of_pictures("memvp"));
+    let (prompt, answer) = ("tokens of the prompt", "tokens of the answer");
+    let mut report = Report::new("Skipped attentions and remembered pictures");
+    report
+        .curve(
+            "A third of the attentions skipped: times as fast, end to end",
+            prompt,
+            "times",
+            &[
+                series("as the model alone or with LoRA merged", times(of_text("lora"), &skipped)),
+                series("as with parallel adapters", times(of_text("parallel"), &skipped)),
+            ],
+        )
+        .curve(
+            "Keys and values that are kept for the next token",
+            prompt,
+            "MB",
+            &[
+                series("all attentions", curve("lora", false, "tokens", &megabytes)),
+                series("a third skipped", curve("eas", false, "tokens", &megabytes)),
+            ],
+        )
+        .curve(
+            "Pictures remembered (MemVP): times as fast as pictures as tokens, end to end",
+            answer,
+            "times",
+            &[series("prompt and answer", times(of_pictures("lora"), &memory))],
+        );
+    write_file(to, &mut |w| std::io::Write::write_all(w, report.render().as_bytes()))?;
+    Ok(())
 }

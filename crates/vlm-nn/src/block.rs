@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use crate::adapter::{Past, bypass};
+use crate::adapter::{NormOf, Past, bypass};
 use crate::params::blank;
 use crate::pass::{mean_of_seen, on_device_of, plain};
 use crate::recompute::{self, recomputed};
@@ -219,13 +219,16 @@ impl Block {
                 self.norm1.forward(past.forward(x, |x| way.mean(&self.attention, x)))
             }
             Some(Past::Instead(past)) => {
-                let seen = self.norm1.forward(x.clone());
+                let seen = self.normed(past.norm, x.clone());
                 let seen = past.forward(seen, |x| way.mean(&self.attention, x));
-                in_place = Some(self.norm2.stretched(seen));
+                in_place = Some(match past.norm {
+                    NormOf::Attention => self.norm2.stretched(seen),
+                    NormOf::FeedForward => seen,
+                });
                 x
             }
             Some(Past::Folded(past)) => {
-                let seen = self.norm1.forward(x.clone());
+                let seen = self.normed(past.norm, x.clone());
                 heard = Some(past.heard(seen.clone(), |x| way.mean(&self.attention, x)));
                 in_place = Some(seen);
                 x
@@ -250,7 +253,7 @@ impl Block {
         let norms = (&self.norm2, self.norm2_after.as_ref());
         match in_place {
             None => self.residual(x, norms, self.scale2.as_ref(), |x| self.fed(x, way)),
-            // What was normed for the attention goes on to the feed-forward: it is not normed again.
+            // What stands in place of the attention has been normed before: it is not normed again.
             Some(seen) => {
                 let y = match heard {
                     Some(heard) => self.feed_forward.forward_with(seen, heard),
@@ -258,6 +261,13 @@ impl Block {
                 };
                 added(x, y, self.norm2_after.as_ref(), self.scale2.as_ref())
             }
+        }
+    }
+
+    fn normed(&self, norm: NormOf, x: Tensor<3>) -> Tensor<3> {
+        match norm {
+            NormOf::Attention => self.norm1.forward(x),
+            NormOf::FeedForward => self.norm2.forward(x),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
+use vlm_nn::adapter::NormOf;
 
 use crate::bottleneck::{Form, Start};
 use crate::files::Base;
@@ -105,8 +106,13 @@ pub(crate) fn method_of(fields: &Map<String, Value>) -> Result<AnyMethod, String
             if layers.is_empty() {
                 return Err("`skipped_layers` names none".to_owned());
             }
+            // Files that do not say are older than the choice.
+            let norm = fields.get("norm").cloned().unwrap_or(json!(NormOf::Attention));
+            let wrong = |_| format!("`norm` is {norm}; attention and feed-forward are known");
+            let norm: NormOf = serde_json::from_value(norm.clone()).map_err(wrong)?;
             Ok(AnyMethod::Eas(Eas {
                 layers,
+                norm,
                 size: number("adapter_dim", 8.0) as usize,
                 scale: number("scaling", 1.0),
                 router: fields.get("use_router").and_then(Value::as_bool).unwrap_or(true),
@@ -167,4 +173,26 @@ pub(crate) fn beside_of(fields: &Map<String, Value>) -> Result<Beside, String> {
         serde_json::from_value(value.clone()).map_err(|_| wrong("modules_to_save", &value))
     })?;
     Ok(Beside { bias, modules_to_save })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_that_name_no_norm_are_older_than_the_choice() {
+        let read = |norm: Option<&str>| {
+            let mut fields = Map::new();
+            fields.insert("peft_type".into(), json!("EAS"));
+            fields.insert("skipped_layers".into(), json!([1]));
+            fields.extend(norm.map(|norm| ("norm".to_owned(), json!(norm))));
+            match method_of(&fields)? {
+                AnyMethod::Eas(eas) => Ok(eas.norm),
+                _ => Err("no eas".to_owned()),
+            }
+        };
+        assert_eq!(read(None), Ok(NormOf::Attention));
+        assert_eq!(read(Some("feed-forward")), Ok(NormOf::FeedForward));
+        assert!(read(Some("last")).unwrap_err().contains("attention and feed-forward are known"));
+    }
 }

@@ -2,13 +2,14 @@
 //! cache, alone and among others, in a row of their own and packed.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use vlm_fusion::decode::{Decode, Prompt, Sampling, generate};
 use vlm_fusion::task::{Lesson, Row, Seen};
 use vlm_fusion::{GenerativeFolder, GenerativeModel};
+use vlm_nn::adapter::NormOf;
 use vlm_nn::params::{self, Init};
 use vlm_peft::{AnyMethod, Eas, Memvp, Sight, attach, fold};
 
@@ -16,11 +17,14 @@ fn device() -> Device {
     Device::flex()
 }
 
+/// A small model that speaks.
+fn llava() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../vlm-fusion/tests/golden/generative/llava-clip")
+}
+
 /// The model with an adapter whose values are all random.
 fn adapted(method: &AnyMethod) -> GenerativeModel {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../vlm-fusion/tests/golden/generative/llava-clip");
-    let folder = GenerativeFolder::open(&dir, &device()).unwrap();
+    let folder = GenerativeFolder::open(&llava(), &device()).unwrap();
     let names = |path: &str, rank: usize| folder.plan.in_memory(path, rank);
     let model = folder.model.clone().train();
     let (model, _) = attach(model, "one", method, None, &names, 1).unwrap();
@@ -86,13 +90,17 @@ fn said(model: &GenerativeModel, prompt: &Prompt, cached: bool) -> Vec<Vec<i64>>
 /// Folded, a model says what it said: prompts and answers, one and several.
 #[test]
 fn folded_is_unfolded() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../vlm-fusion/tests/golden/generative/llava-clip");
-    let folder = GenerativeFolder::open(&dir, &device()).unwrap();
+    let folder = GenerativeFolder::open(&llava(), &device()).unwrap();
     let names = |path: &str, rank: usize| folder.plan.in_memory(path, rank);
     let blocks = &folder.plan.spec.text.blocks[0];
-    for (layers, router) in [(vec![1], false), (vec![0, 1], false), (vec![1], true)] {
-        let method = AnyMethod::Eas(Eas { layers, router, size: 4, ..Default::default() });
+    let (own, first) = (NormOf::FeedForward, NormOf::Attention);
+    for (layers, router, norm) in [
+        (vec![1], false, own),
+        (vec![0, 1], false, own),
+        (vec![0, 1], false, first),
+        (vec![1], true, own),
+    ] {
+        let method = AnyMethod::Eas(Eas { layers, router, norm, size: 4, ..Default::default() });
         let model = folder.model.clone().train();
         let (model, adapter) = attach(model, "one", &method, None, &names, 1).unwrap();
         let fill = &mut |path: &str, shape: &[usize]| {
@@ -122,6 +130,33 @@ fn folded_is_unfolded() {
         assert_eq!(said(&folded, &prompt, true), said(&model, &prompt, true));
         assert_eq!(said(&folded, &prompt, false), said(&model, &prompt, true));
     }
+}
+
+/// With the feed-forward's own norm, a model whose attentions are skipped begins as one whose attentions say nothing.
+#[test]
+fn a_skipped_attention_is_missed_and_nothing_else() {
+    let folder = GenerativeFolder::open(&llava(), &device()).unwrap();
+    let names = |path: &str, rank: usize| folder.plan.in_memory(path, rank);
+    let of = |norm| {
+        let method = AnyMethod::Eas(Eas { layers: vec![1], norm, size: 4, ..Default::default() });
+        attach(folder.model.clone(), "one", &method, None, &names, 1).unwrap().0
+    };
+    let silent = params::replace(folder.model.clone(), &mut |path, shape| {
+        let said = path.starts_with("text.") && path.contains(".blocks.1.attention.out.");
+        Ok::<_, ()>(said.then(|| TensorData::zeros::<f32, _>(shape.to_vec())))
+    })
+    .unwrap();
+    let states = |model: &GenerativeModel| -> Vec<f32> {
+        let prompt = prompt(model, &TEXTS);
+        let mut pass = prompt.pass(0, prompt.rows.dims()[1], model.context());
+        model.extend(prompt.rows.clone(), &mut pass).into_data().iter().collect()
+    };
+    let far =
+        |a: &[f32], b: &[f32]| a.iter().zip(b).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+    let want = states(&silent);
+    assert!(far(&states(&of(NormOf::FeedForward)), &want) < 1e-5);
+    assert!(far(&states(&of(NormOf::Attention)), &want) > 1e-3, "the code of EAS is not the same");
+    assert!(far(&states(&folder.model), &want) > 1e-3, "the attention says something");
 }
 
 const TEXTS: [(usize, &[i64]); 3] =

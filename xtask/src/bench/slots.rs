@@ -12,6 +12,8 @@ const CONTEXTS: [usize; 5] = [128, 256, 512, 1024, 2048];
 /// Rows of a picture, and tokens of answers about it.
 const PICTURE: usize = 256;
 const ANSWERS: [usize; 4] = [1, 16, 64, 256];
+/// Where the page goes.
+const PAGE: &str = "target/bench/slots.html";
 
 /// One measurement.
 struct Measured {
@@ -20,19 +22,20 @@ struct Measured {
     peak: f64,
 }
 
-/// Measures all of them and prints two tables.
+/// Measures all of them, prints two tables and writes a page.
 ///
 /// # Errors
 /// If a build or a measurement fails.
 pub fn run(args: &Args) -> Result<()> {
     let ours = build::program("bench-slots", args.backend)?;
-    let mut readings = Vec::new();
+    let (mut lines, mut readings) = (Vec::new(), Vec::new());
     let mut measure = |own: &[&str]| -> Result<Measured> {
         let mut all: Option<Measured> = None;
         for _ in 0..args.rounds {
             let text = printed(shell::again(&ours).args(own).args(&args.arguments))?;
             let line = text.lines().last().context("a measurement printed nothing")?;
             readings.push(Reading::parse(line)?);
+            lines.push(line.to_owned());
             let value: Value = serde_json::from_str(line)?;
             let seconds =
                 value["seconds"].as_array().into_iter().flatten().filter_map(Value::as_f64);
@@ -49,7 +52,8 @@ pub fn run(args: &Args) -> Result<()> {
         let tokens = context.to_string();
         let own = ["--tokens", &tokens, "--answer", "32"];
         let with = |method: &'static str| [&[method, "answer"][..], &own].concat();
-        skipped.push((context, measure(&with("lora"))?, measure(&with("eas"))?));
+        let all = [measure(&with("lora"))?, measure(&with("parallel"))?];
+        skipped.push((context, all, measure(&with("eas"))?));
     }
     let picture = PICTURE.to_string();
     let mut remembered = Vec::new();
@@ -68,18 +72,26 @@ pub fn run(args: &Args) -> Result<()> {
         let name = format!("prompt and answer of {answer}");
         remembered.push((name, measure(&with("lora"))?, measure(&with("memvp"))?));
     }
+    let root = shell::root();
+    let file = root.join("target/bench/slots.jsonl");
+    std::fs::create_dir_all(root.join("target/bench"))?;
+    std::fs::write(&file, lines.join("\n") + "\n").with_context(|| file.display().to_string())?;
+    shell::run(shell::again(&ours).arg("--page").arg(&file).arg(root.join(PAGE)))?;
     machine(&readings);
     println!("SmolLM2-135M, a third of its attentions skipped (EAS), answers of 32 tokens\n");
     println!(
-        "| tokens of the prompt | s, all | s, skipped | times as fast | cache MB, all | skipped |"
+        "| tokens of the prompt | s, all | s, parallel adapters | s, skipped | times as fast as all | as the \
+         adapters | cache MB, all | skipped |"
     );
-    println!("|--:|--:|--:|--:|--:|--:|");
-    for (context, all, some) in &skipped {
+    println!("|--:|--:|--:|--:|--:|--:|--:|--:|");
+    for (context, [all, adapters], some) in &skipped {
         println!(
-            "| {context} | {:.2} | {:.2} | {:.2} | {:.1} | {:.1} |",
+            "| {context} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.1} | {:.1} |",
             all.seconds,
+            adapters.seconds,
             some.seconds,
             all.seconds / some.seconds,
+            adapters.seconds / some.seconds,
             all.cache,
             some.cache
         );
@@ -99,5 +111,6 @@ pub fn run(args: &Args) -> Result<()> {
             memory.peak
         );
     }
+    println!("\nthe curves are in {PAGE}");
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::error::{TokenizerError, one_line};
-use super::files::{CONFIG, MAIN, TEMPLATE, TEMPLATE_JSON};
+use super::files::{CONFIG, Files, MAIN, TEMPLATE, TEMPLATE_JSON};
 use super::special::SpecialIds;
 use super::tokenizer::Tokenizer;
 
@@ -35,8 +35,7 @@ impl Tokenizer {
         }));
         let bytes = serde_json::to_vec_pretty(&value).map_err(|e| fail(one_line(e)))?;
         files.insert(MAIN, bytes);
-        let ids = SpecialIds { bos: self.bos_id(), eos: self.eos_id(), pad: self.pad_id() };
-        let grown = Tokenizer::from_files(files, Path::new(""), ids)?;
+        let grown = self.of_files(files)?;
         match grown.token_to_id(token) {
             Some(found) if found == id => Ok((grown, id)),
             found => Err(fail(format!("gave `{token}` the id {found:?} instead of {id}"))),
@@ -58,6 +57,11 @@ impl Tokenizer {
             }
             *config = serde_json::to_vec_pretty(&settings).map_err(fail)?;
         }
+        self.of_files(files)
+    }
+
+    /// The same special tokens over changed files.
+    fn of_files(&self, files: Files) -> Result<Self, TokenizerError> {
         let ids = SpecialIds { bos: self.bos_id(), eos: self.eos_id(), pad: self.pad_id() };
         Self::from_files(files, Path::new(""), ids)
     }

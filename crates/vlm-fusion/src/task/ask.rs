@@ -88,6 +88,13 @@ impl GenerativeFolder {
         }
     }
 
+    /// Pictures whose questions are answered together where feed-forwards remember pictures: each question has rows of
+    /// its own then, for every block that does not share them.
+    fn remembered_together(&self) -> usize {
+        const SHARED: usize = 8;
+        self.model.memory().map_or(1, |memory| if memory.is_shared() { SHARED } else { 1 })
+    }
+
     /// The answers to questions, a list for each picture (or group of pictures) that they are about.
     fn answers(
         &self,
@@ -100,19 +107,25 @@ impl GenerativeFolder {
         let remembers = model.memory().is_some();
         let apart = model.prefix() || model.reads_question() || model.gates().is_some();
         if apart || remembers || !sampling.cached {
+            let together = if apart || !remembers { 1 } else { self.remembered_together() };
             let mut said = Vec::new();
-            for asked in asked {
-                let mut prompt = match asked.first() {
-                    // The picture of all is looked at once.
-                    Some(first) if remembers => {
-                        let pictures = model.picture_rows(first.pictures())?;
-                        let ids = asked.iter().map(|one| one.ids().to_vec()).collect();
-                        model.prompt_with(ids, vec![pictures; asked.len()])?
+            for asked in asked.chunks(together) {
+                let mut prompt = match remembers {
+                    true => {
+                        let (mut ids, mut pictures) = (Vec::new(), Vec::new());
+                        for asked in asked {
+                            let Some(first) = asked.first() else { continue };
+                            // The picture of all is looked at once.
+                            let seen = model.picture_rows(first.pictures())?;
+                            ids.extend(asked.iter().map(|one| one.ids().to_vec()));
+                            pictures.extend(vec![seen; asked.len()]);
+                        }
+                        model.prompt_with(ids, pictures)?
                     }
-                    _ => model.prompt(asked)?,
+                    false => model.prompt(&asked[0])?,
                 };
                 let from = stream + said.len() as u64;
-                prompt.streams = (from..from + asked.len() as u64).collect();
+                prompt.streams = (from..from + prompt.ids.len() as u64).collect();
                 said.extend(generate(model, &prompt, sampling, &mut quiet)?);
             }
             return Ok(said);

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
+use serde::{Deserialize, Serialize};
 
 use super::Part;
 use crate::ops;
@@ -62,6 +63,9 @@ pub enum Past<'a> {
 /// other tokens goes straight to the feed-forward's inner values, and so do constants.
 #[derive(Module, Debug)]
 pub struct Folded {
+    /// Which norm makes the rows.
+    #[module(skip)]
+    pub norm: NormOf,
     /// A, to the mean.
     pub global: Map,
     /// From the mean to what is added in front of the activation.
@@ -94,13 +98,13 @@ pub struct Fold {
 
 impl Propagation {
     /// Takes this up in the maps `[width, inner]` behind it: that of the inner values, and that of the gate if there is
-    /// one. Between stand a factor for each value, `[width]`, and perhaps a constant.
+    /// one. Between may stand a factor for each value, `[width]`, and perhaps a constant.
     ///
     /// `None` if it has a router: its weights differ from token to token, and no map is all of them.
     pub fn folded(
         &self,
         maps: &[Tensor<2>],
-        (factors, constant): (Tensor<1>, Option<Tensor<1>>),
+        stretch: Option<(Tensor<1>, Option<Tensor<1>>)>,
     ) -> Option<Fold> {
         let (Some(global), None) = (&self.global, &self.router) else { return None };
         let (local, bias) = (self.local.weight.val(), self.local.bias.val());
@@ -114,19 +118,23 @@ impl Propagation {
         };
         let up = Tensor::cat((0..groups).map(part).collect(), 0);
         let half = 0.5 * self.scale;
-        let width = factors.dims()[0];
-        let device = factors.device();
+        let (width, device) = (groups * output, local.device());
         let straight = Tensor::<2>::eye(width, &device) + local.matmul(up.clone()) * half;
         let still = bias.unsqueeze::<2>().matmul(up.clone()).reshape([width]) * half
             + self.up.bias.val() * self.scale;
-        let scaled = |x: Tensor<2>| x * factors.clone().unsqueeze::<2>();
-        let still = still * factors.clone();
-        let still = match constant {
-            Some(constant) => still + constant,
-            None => still,
+        let heard = up * half;
+        let (still, heard, straight) = match stretch {
+            Some((factors, constant)) => {
+                let still = still * factors.clone();
+                let factors = factors.unsqueeze::<2>();
+                let still = match constant {
+                    Some(constant) => still + constant,
+                    None => still,
+                };
+                (still, heard * factors.clone(), straight * factors)
+            }
+            None => (still, heard, straight),
         };
-        let heard = scaled(up * half);
-        let straight = scaled(straight);
         let map = |weight: &Tensor<2>| {
             let inner = weight.dims()[1];
             Map {
@@ -140,7 +148,7 @@ impl Propagation {
         let up = left.next()?;
         Some(Fold {
             weights: maps.iter().map(|weight| straight.clone().matmul(weight.clone())).collect(),
-            left: Folded { global: global.clone(), up, gate: left.next() },
+            left: Folded { norm: self.norm, global: global.clone(), up, gate: left.next() },
         })
     }
 }
@@ -224,6 +232,21 @@ pub struct Propagation {
     /// Share of z that is dropped in training.
     #[module(skip)]
     pub dropout: f64,
+    /// In place of a block's attention, which norm makes `x`.
+    #[module(skip)]
+    pub norm: NormOf,
+}
+
+/// Which of a block's norms makes the rows that what stands in place of its attention hands on to the feed-forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NormOf {
+    /// The attention's, stretched as the feed-forward's stretches, as in the code of EAS: the feed-forward sees
+    /// other rows than it has learned to see where the attention's norm stretches values unevenly.
+    Attention,
+    /// The feed-forward's: at the start, the block is what it was, less its attention.
+    #[default]
+    FeedForward,
 }
 
 impl Propagation {

@@ -38,6 +38,11 @@ impl Memory {
         self.keys.lazy_shape()[1]
     }
 
+    /// Whether all blocks have the same rows.
+    pub fn is_shared(&self) -> bool {
+        self.keys.lazy_shape()[0] == 1
+    }
+
     /// Width of the features of pictures.
     pub fn picture_width(&self) -> usize {
         self.first.weight.lazy_shape()[0]

@@ -23,7 +23,7 @@ use burn::tensor::{Distribution, Tensor};
 
 pub use bottleneck::{Bottleneck, Place, around};
 pub use bypass::{
-    Bypass, Fold, Folded, Grouped, Map, Past, Propagation, Skips, bypass, mean_of_shown,
+    Bypass, Fold, Folded, Grouped, Map, NormOf, Past, Propagation, Skips, bypass, mean_of_shown,
 };
 pub use low_rank::{LowRank, Ranks, Scaling};
 pub use memory::{Entries, Memory, memory};

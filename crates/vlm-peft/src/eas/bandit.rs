@@ -61,11 +61,16 @@ impl Bandit {
     }
 
     /// Learns from what happened: sets of arms, and the loss with each.
+    ///
+    /// The reward of a set is how likely what was wanted is with it, of how likely it is with the best of them. The
+    /// paper's, exp(−loss), is that of a model that has learned its task; before, when every loss is high, it would be
+    /// 0 for all, and nothing would be learned of them.
     pub fn learn(&mut self, trials: &[(Vec<usize>, f64)]) {
-        let rewards: Vec<f64> = trials.iter().map(|(_, loss)| (-loss).exp()).collect();
-        if rewards.is_empty() || rewards.iter().any(|reward| !reward.is_finite()) {
+        if trials.is_empty() || trials.iter().any(|(_, loss)| !loss.is_finite()) {
             return;
         }
+        let least = trials.iter().map(|(_, loss)| *loss).fold(f64::INFINITY, f64::min);
+        let rewards: Vec<f64> = trials.iter().map(|(_, loss)| (least - loss).exp()).collect();
         let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
         let chances = self.chances();
         for ((arms, _), reward) in trials.iter().zip(&rewards) {
@@ -140,16 +145,18 @@ mod tests {
         assert_eq!(bandit.draw(3, &mut rng), [0, 1, 2]);
         assert_eq!(bandit.draw(9, &mut rng), [0, 1, 2]);
         let mut learned = bandit.clone();
-        let losses = [0.5, 1.5];
-        learned.learn(&[(vec![0, 1], losses[0]), (vec![1, 2], losses[1])]);
-        let rewards = losses.map(|loss: f64| (-loss).exp());
-        let half = (rewards[0] - rewards[1]) / 2.0;
+        learned.learn(&[(vec![0, 1], 0.5), (vec![1, 2], 1.5)]);
+        let half = (1.0 - (-1f64).exp()) / 2.0;
         let step = |i: usize| 2.0 * want[i] * (1.0 - want[i]);
         let wants = [half * step(0), 0.1, -half * step(2)];
         for (score, want) in learned.scores().iter().zip(wants) {
             assert!((score - want).abs() < 1e-7, "{:?}", learned.scores());
         }
         assert_eq!(learned.best(2), [0, 1]);
+        // However high losses are, what is learned of their difference is the same.
+        let mut high = bandit.clone();
+        high.learn(&[(vec![0, 1], 900.5), (vec![1, 2], 901.5)]);
+        assert_eq!(high, learned);
         // What is no number teaches nothing.
         let before = learned.clone();
         learned.learn(&[(vec![0], f64::NAN), (vec![1], 0.1)]);

@@ -103,6 +103,7 @@ pub fn made<E>(
         scale: eas.scale,
         temperature: eas.temperature,
         dropout: eas.dropout,
+        norm: eas.norm,
     };
     let (instead, front) = if skipped { (Some(said), None) } else { (None, Some(said)) };
     Ok(Bypass { instead, front, folded: None, layer, skips: None })

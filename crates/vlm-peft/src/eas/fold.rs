@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
-use vlm_nn::adapter::{self, Part};
+use vlm_nn::adapter::{self, NormOf, Part};
 use vlm_nn::params;
 use vlm_nn::{BlockConfig, NormKind, NormPlace};
 
@@ -63,10 +63,13 @@ pub fn fold<M: Module>(model: M, adapter: &Adapter, blocks: &BlockConfig) -> Res
         let vector =
             |path: String| Tensor::<1>::from_data(params::read_one(&model, &path), &device);
         let norm = |end: &str| format!("{block}.norm2.{end}");
-        let factors = vector(norm("weight")) + if from_one { 1.0 } else { 0.0 };
-        let constant = known.contains_key(&norm("bias")).then(|| vector(norm("bias")));
+        // What the feed-forward's norm does to what is said, where it is not that norm's rows already.
+        let stretch = (said.norm == NormOf::Attention).then(|| {
+            let factors = vector(norm("weight")) + if from_one { 1.0 } else { 0.0 };
+            (factors, known.contains_key(&norm("bias")).then(|| vector(norm("bias"))))
+        });
         let weights: Vec<Tensor<2>> = maps.iter().map(|path| matrix(path)).collect();
-        let Some(fold) = said.folded(&weights, (factors, constant)) else { continue };
+        let Some(fold) = said.folded(&weights, stretch) else { continue };
         part.folded = Some(fold.left);
         let folded = maps.iter().zip(fold.weights);
         new.extend(folded.map(|(path, weight)| ((*path).clone(), weight.into_data())));

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use vlm_nn::adapter::{self, Bypass, Grouped, Part, Propagation};
+use vlm_nn::adapter::{self, Bypass, Grouped, NormOf, Part, Propagation};
 use vlm_nn::params::Init;
 
 use crate::lora::{check_dropout, number};
@@ -49,6 +49,8 @@ pub struct Eas {
     pub temperature: f64,
     /// Share of the inner values that is dropped in training.
     pub dropout: f64,
+    /// Which norm makes the rows that what stands in place of an attention sees.
+    pub norm: NormOf,
     /// Steps of trying.
     pub search: u64,
     /// The share of them in which nothing is learned of which to skip.
@@ -74,6 +76,7 @@ impl Default for Eas {
             router: true,
             temperature: 10.0,
             dropout: 0.1,
+            norm: NormOf::default(),
             search: 200,
             search_warmup: 0.3,
             search_every: 10,
@@ -189,6 +192,7 @@ impl Eas {
             scale: self.scale,
             temperature: self.temperature,
             dropout: self.dropout,
+            norm: self.norm,
         }
     }
 
@@ -323,6 +327,7 @@ impl Method for Eas {
             "use_router": self.router,
             "temperature": number(self.temperature),
             "adapter_dropout": self.dropout,
+            "norm": self.norm,
         });
         if let Value::Object(known) = known {
             fields.extend(known);
