@@ -190,7 +190,9 @@ fn a_search_for_attentions_can_be_resumed() {
     assert_eq!(config["skipped_layers"], serde_json::json!([best]));
     // Sets are compared on what is held out, if something is.
     let held = dir.join("held");
-    works(run(&held).arg("--val").arg(&data));
+    let other = dir.join("other.jsonl");
+    fs::write(&other, fs::read_to_string(&data).unwrap().replace("a cat", "two dogs")).unwrap();
+    works(run(&held).arg("--val").arg(&other));
     let config: serde_json::Value =
         serde_json::from_slice(&read(&held, "adapter_config.json")).unwrap();
     let others: Vec<f64> = serde_json::from_value(config["scores"].clone()).unwrap();
