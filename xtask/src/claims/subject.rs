@@ -23,7 +23,7 @@ const SEARCHED: [(&str, f64); 12] = [
 // What is tried on models that speak alone. LOMO clips by length, as in its paper: each step runs twice.
 const LOMO: &str = "full:optim.rule=lomo";
 const ADALOMO: &str = "full:optim.rule=adalomo:optim.clip=0";
-const EAS: &str = "eas:search=20:search_every=1:search_sets=4";
+const EAS: &str = "eas:search=20:search_every=1:search_sets=4:search_rate=2";
 const MEMVP: &str = "memvp";
 /// Further variants, and whose learning rate they take.
 const FURTHER: [(&str, &str); 13] = [

@@ -115,7 +115,7 @@ mod tests {
         let mut right = 0;
         for seed in 0..20 {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            let mut bandit = Bandit::new(12, 10.0, 2.0);
+            let mut bandit = Bandit::new(12, 10.0, 0.5);
             for _ in 0..300 {
                 let trials: Vec<(Vec<usize>, f64)> = (0..3)
                     .map(|_| {

@@ -59,7 +59,7 @@ pub struct Eas {
     pub search_every: u64,
     /// How many.
     pub search_sets: usize,
-    /// How fast scores change.
+    /// How fast scores change; a search of few steps wants more, up to 2.
     pub search_rate: f64,
     /// What has been found.
     #[serde(skip)]
@@ -81,7 +81,7 @@ impl Default for Eas {
             search_warmup: 0.3,
             search_every: 10,
             search_sets: 3,
-            search_rate: 2.0,
+            search_rate: 0.5,
             found: Search::default(),
         }
     }
