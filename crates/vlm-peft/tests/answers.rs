@@ -87,6 +87,12 @@ fn said(model: &GenerativeModel, prompt: &Prompt, cached: bool) -> Vec<Vec<i64>>
     all.into_iter().map(|one| one.ids).collect()
 }
 
+/// What the model makes of a prompt, before the logits.
+fn states(model: &GenerativeModel, prompt: &Prompt) -> Vec<f32> {
+    let mut pass = prompt.pass(0, prompt.rows.dims()[1], model.context());
+    model.extend(prompt.rows.clone(), &mut pass).into_data().iter().collect()
+}
+
 /// Folded, a model says what it said: prompts and answers, one and several.
 #[test]
 fn folded_is_unfolded() {
@@ -117,12 +123,7 @@ fn folded_is_unfolded() {
         };
         assert!(!router);
         let prompt = prompt(&model, &TEXTS);
-        let states = |model: &GenerativeModel| -> Vec<f32> {
-            let tokens = prompt.rows.dims()[1];
-            let mut pass = prompt.pass(0, tokens, model.context());
-            model.extend(prompt.rows.clone(), &mut pass).into_data().iter().collect()
-        };
-        let (a, b) = (states(&model), states(&folded));
+        let (a, b) = (states(&model, &prompt), states(&folded, &prompt));
         let largest = a.iter().fold(1f32, |most, x| most.max(x.abs()));
         for (a, b) in a.iter().zip(&b) {
             assert!((a - b).abs() < 1e-5 * largest, "{a} and, folded, {b}");
@@ -146,11 +147,7 @@ fn a_skipped_attention_is_missed_and_nothing_else() {
         Ok::<_, ()>(said.then(|| TensorData::zeros::<f32, _>(shape.to_vec())))
     })
     .unwrap();
-    let states = |model: &GenerativeModel| -> Vec<f32> {
-        let prompt = prompt(model, &TEXTS);
-        let mut pass = prompt.pass(0, prompt.rows.dims()[1], model.context());
-        model.extend(prompt.rows.clone(), &mut pass).into_data().iter().collect()
-    };
+    let states = |model: &GenerativeModel| states(model, &prompt(model, &TEXTS));
     let far =
         |a: &[f32], b: &[f32]| a.iter().zip(b).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
     let want = states(&silent);
