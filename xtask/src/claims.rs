@@ -12,12 +12,13 @@ use serde_json::Value;
 use crate::compared::{Comparison, Runner, Vlm};
 use crate::shell;
 use subject::{On, RANKS, Subject};
-use verdict::{Outcomes, Spread};
+use verdict::{Outcome, Outcomes, Spread};
 
 /// Adapt a model by every method and hold the claims of their papers against it
 ///
-/// Searches a learning rate for each method with one seed, trains with several, and prints the methods, the
-/// ranks and the claims. Runs go to runs/claims; those that are finished are not made again.
+/// Searches a learning rate for each method with one seed, and with three where two rates come out alike, trains with
+/// several, and prints the methods, the ranks and the claims. Runs go to runs/claims; those that are finished are not
+/// made again.
 #[derive(clap::Args)]
 pub struct Args {
     /// What is adapted
@@ -52,35 +53,33 @@ pub fn run(args: &Args) -> Result<()> {
     let (searched, further) = args.chosen(subject)?;
     let claiming = Claiming { args, subject, vlm: args.runner.vlm()?, out: &out };
     let found = claiming.search(&searched)?;
-    let rates: Vec<(&str, String)> = found
+    let mut all: Vec<(&str, String)> = found
         .iter()
         .map(|(method, tried)| Ok((*method, tried.best()?.0.clone())))
         .collect::<Result<_>>()?;
-    let rate_of = |method: &str| rates.iter().find(|(name, _)| *name == method).map(|r| &r.1);
-    let mut entries: Vec<String> = rates.iter().map(|(method, _)| (*method).to_owned()).collect();
-    let mut chosen: Vec<String> =
-        rates.iter().map(|(method, lr)| format!("{method}={lr}")).collect();
-    for (method, of) in further {
-        let lr = rate_of(of).with_context(|| format!("no rate for {method}"))?;
-        entries.push(method.clone());
-        chosen.push(format!("{method}={lr}"));
+    for (method, of) in &further {
+        let rate = all.iter().find(|(name, _)| name == of).map(|(_, rate)| rate.clone());
+        all.push((method, rate.with_context(|| format!("no rate for {method}"))?));
     }
-    let outcomes = claiming.compared(&entries, &chosen, args.seeds, &subject.tests)?;
+    let outcomes = claiming.compared(&all, args.seeds)?;
     let ranks = claiming.ranks(&outcomes)?;
 
     println!("{}", std::fs::read_to_string(out.join("compare.md"))?);
-    println!("The last column but four is what the model knew before.\n");
+    println!("{}\n", subject.columns());
     println!("{}", verdict::rates(&found)?);
     if !ranks.is_empty() {
         println!("{}", verdict::ranks(&ranks));
     }
-    print!("{}", verdict::claims(&subject.pairs(), &outcomes, &ranks, &out)?);
+    print!("{}", verdict::claims(&subject.pairs(), &outcomes, &ranks)?);
     Ok(())
 }
 
 /// What the search goes on by, and how often at most.
 const STEP: f64 = 3.0;
 const WIDER: usize = 3;
+/// Rates are alike whose first runs differ by no more than what 400 answers are unsure by; each then has so many.
+const ALIKE: f64 = 0.02;
+const WHERE_ALIKE: u32 = 3;
 
 /// Learning rates from low to high, and what a method comes to with each.
 pub struct Tried(Vec<(String, f64)>);
@@ -97,6 +96,14 @@ impl Tried {
 
     pub fn best(&self) -> Result<&(String, f64)> {
         Ok(&self.0[self.best_at()?])
+    }
+
+    /// Those that come as close to the best as chance does, if it is not the only one.
+    fn alike(&self) -> Result<Vec<String>> {
+        let best = self.best()?.1;
+        let close = self.0.iter().filter(|(_, mean)| *mean >= best - ALIKE);
+        let close: Vec<String> = close.map(|(rate, _)| rate.clone()).collect();
+        Ok(if close.len() > 1 { close } else { Vec::new() })
     }
 
     /// All, as they are written in a table.
@@ -154,25 +161,46 @@ struct Claiming<'a> {
 }
 
 impl Claiming<'_> {
-    /// What each method comes to at each learning rate. Where the best is the highest or the lowest that was
-    /// tried, the next one is tried, too.
+    /// What each method comes to at each learning rate, with more seeds where one does not tell.
     fn search(&self, methods: &[(&'static str, f64)]) -> Result<Vec<(&'static str, Tried)>> {
+        let mut found = self.widened(methods)?;
+        let mut sure = Vec::new();
+        loop {
+            let mut alike = Vec::new();
+            for (method, tried) in &found {
+                alike.extend(tried.alike()?.into_iter().map(|rate| (*method, rate)));
+            }
+            alike.retain(|entry| !sure.contains(entry));
+            if alike.is_empty() {
+                return Ok(found);
+            }
+            for (entry, mean) in alike.iter().zip(self.choices(&alike, WHERE_ALIKE)?) {
+                let all = found.iter_mut().filter(|(method, _)| *method == entry.0);
+                let tried = all.flat_map(|(_, tried)| &mut tried.0);
+                tried.filter(|(rate, _)| *rate == entry.1).for_each(|(_, was)| *was = mean);
+            }
+            // What was best may not be any more, and something else come close to what is.
+            sure.extend(alike);
+        }
+    }
+
+    /// What each method comes to at each learning rate with one seed. Where the best is the highest or the
+    /// lowest that was tried, the next one is tried, too.
+    fn widened(&self, methods: &[(&'static str, f64)]) -> Result<Vec<(&'static str, Tried)>> {
         let rates = |lr: f64| self.subject.factors.iter().map(|factor| lr * factor).collect();
         let mut all: Vec<(&str, Vec<f64>)> =
             methods.iter().map(|(method, lr)| (*method, rates(*lr))).collect();
         let mut rounds = 0..WIDER;
         loop {
-            let entry = |method: &str, lr: f64| format!("{method}:optim.lr={}", rate(lr));
-            let entries =
-                all.iter().flat_map(|(method, rates)| rates.iter().map(|lr| entry(method, *lr)));
-            let entries: Vec<String> = entries.collect();
-            let outcomes = self.compared(&entries, &[], 1, &[self.subject.choice])?;
+            let entries: Vec<(&str, String)> = all
+                .iter()
+                .flat_map(|(method, rates)| rates.iter().map(|lr| (*method, rate(*lr))))
+                .collect();
+            let mut means = self.choices(&entries, 1)?.into_iter();
             let found = all.iter().map(|(method, rates)| {
-                let one =
-                    |lr: &f64| Ok((rate(*lr), outcomes.get(&entry(method, *lr))?.spread.mean));
-                Ok((*method, Tried(rates.iter().map(one).collect::<Result<_>>()?)))
+                (*method, Tried(rates.iter().map(|lr| rate(*lr)).zip(&mut means).collect()))
             });
-            let found: Vec<(&str, Tried)> = found.collect::<Result<_>>()?;
+            let found: Vec<(&str, Tried)> = found.collect();
             let mut wider = false;
             for ((_, rates), (_, tried)) in all.iter_mut().zip(&found) {
                 let next = match tried.best_at()? {
@@ -190,30 +218,40 @@ impl Claiming<'_> {
         }
     }
 
-    /// Runs `vlm compare` and reads its table.
-    fn compared(
-        &self,
-        entries: &[String],
-        rates: &[String],
-        seeds: u32,
-        tests: &[&str],
-    ) -> Result<Outcomes> {
+    /// Methods at learning rates on what these are chosen by, the mean over the seeds of each.
+    fn choices(&self, all: &[(&str, String)], seeds: u32) -> Result<Vec<f64>> {
+        if all.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.rows(all, seeds)?.iter().map(|row| Ok(Outcome::read(row)?.choice)).collect()
+    }
+
+    /// Runs `vlm compare` with methods at learning rates and reads its table.
+    fn compared(&self, all: &[(&str, String)], seeds: u32) -> Result<Outcomes> {
+        let methods: Vec<&str> = all.iter().map(|(method, _)| *method).collect();
+        Outcomes::read(&self.rows(all, seeds)?, &methods, seeds as usize)
+            .with_context(|| self.out.display().to_string())
+    }
+
+    fn rows(&self, all: &[(&str, String)], seeds: u32) -> Result<Vec<Value>> {
         let (subject, out) = (self.subject, self.out);
+        let (tests, limits) = subject.measured();
+        let entries: Vec<String> =
+            all.iter().map(|(method, rate)| format!("{method}:optim.lr={rate}")).collect();
         let comparison = Comparison {
             model: subject.model,
             data: subject.train,
-            tests,
-            limits: subject.limits,
+            tests: &tests,
+            limits: &limits,
             batch: subject.batch,
             steps: self.args.steps.unwrap_or(subject.steps),
             seeds,
             settings: subject.settings,
-            entries,
-            rates,
+            entries: &entries,
+            rates: &[],
             out,
         };
-        let rows = comparison.run(&self.vlm)?;
-        Outcomes::read(&rows, seeds as usize).with_context(|| out.display().to_string())
+        serde_json::from_value(comparison.run(&self.vlm)?).context("compare.json: is no list")
     }
 
     /// For each rank: DyLoRA cut to it, LoRA of it, and LoRA of the highest cut to it; none if these were not
@@ -224,7 +262,7 @@ impl Claiming<'_> {
         }
         let cut = ["dylora", "lora"].map(|method| (1..=RANKS).map(move |rank| (method, rank)));
         let cut: Vec<(&str, usize)> = cut.into_iter().flatten().collect();
-        let one = |&(method, rank): &(&str, usize)| self.cut(method, rank);
+        let one = |&(method, rank): &(&str, usize)| self.cut(outcomes.get(method)?, rank);
         let found = at_once(&cut, self.vlm.jobs, &one)?;
         (1..=RANKS)
             .map(|rank| {
@@ -235,11 +273,11 @@ impl Claiming<'_> {
     }
 
     /// What a method comes to whose adapters are cut to a rank.
-    fn cut(&self, method: &str, rank: usize) -> Result<Spread> {
+    fn cut(&self, outcome: &Outcome, rank: usize) -> Result<Spread> {
         let subject = self.subject;
         let mut all = Vec::new();
-        for seed in 1..=self.args.seeds {
-            let adapter = self.out.join(format!("{method}-{seed}/adapter"));
+        for folder in &outcome.folders {
+            let adapter = folder.join("adapter");
             let mut eval = self.vlm.call("eval");
             eval.args(["--json", "--task", subject.task, "--model", subject.model]);
             eval.args(["--data", subject.tests[0], "--adapter-ranks", &rank.to_string()]);
@@ -303,6 +341,17 @@ mod tests {
         let (searched, further) = chosen("eas*,full*").unwrap();
         assert!(further == 3 && searched.len() == 5, "{searched:?}");
         assert!(chosen("mezzo").unwrap_err().to_string().contains("--methods mezzo"));
+    }
+
+    #[test]
+    fn rates_are_alike_that_come_close_to_the_best() {
+        let alike = |means: [f64; 4]| {
+            let all = ["a", "b", "c", "d"].map(str::to_owned).into_iter().zip(means).collect();
+            Tried(all).alike().unwrap()
+        };
+        assert_eq!(alike([0.70, 0.79, 0.80, f64::NAN]), ["b", "c"]);
+        assert_eq!(alike([0.80, 0.77, 0.70, 0.785]), ["a", "d"]);
+        assert!(alike([0.70, 0.77, 0.80, f64::NAN]).is_empty());
     }
 
     #[test]

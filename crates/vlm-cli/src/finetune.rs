@@ -1,10 +1,12 @@
 //! `vlm finetune`.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use burn::tensor::Device;
+use clap::Parser;
 use vlm_fusion::GenerativeFolder;
 use vlm_nn::ops::Precision;
 
@@ -83,6 +85,20 @@ pub fn run(
 ) -> Result<ExitCode> {
     let config = args.config()?;
     train::configured(config, (args.out.clone(), args.resume), precision, (device_name, device))
+}
+
+/// The configuration of a run with these arguments, for whoever makes it in a process of its own.
+///
+/// # Errors
+/// If they are wrong.
+pub fn configuration(arguments: &[OsString]) -> Result<RunConfig> {
+    #[derive(Parser)]
+    #[command(no_binary_name = true)]
+    struct Alone {
+        #[command(flatten)]
+        args: Args,
+    }
+    Alone::try_parse_from(arguments)?.args.config()
 }
 
 impl Args {

@@ -124,14 +124,7 @@ fn main() -> ExitCode {
             Command::Finetune(args) => finetune::run(&args, cli.matmul_precision, &device, &opened),
             Command::Methods(args) => methods::run(&args, &opened).map(done),
             Command::Plan(args) => plan::run(&args, &opened).map(done),
-            Command::Compare(args) => {
-                let mut globals = vec!["--device".to_owned(), device.clone()];
-                let precision = cli.matmul_precision.map(serde_json::to_value).transpose()?;
-                if let Some(precision) = precision.as_ref().and_then(serde_json::Value::as_str) {
-                    globals.extend(["--matmul-precision".to_owned(), precision.to_owned()]);
-                }
-                compare::run(&args, &globals)
-            }
+            Command::Compare(args) => compare::run(&args, cli.matmul_precision, &device),
             Command::Merge(args) => merge::run(&args, &opened).map(done),
             Command::Replay(args) => replay::run(&args, &opened).map(done),
             Command::Quantize(args) => quantize::run(&args, &opened).map(done),

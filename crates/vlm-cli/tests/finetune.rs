@@ -387,6 +387,11 @@ fn methods_are_listed_and_compared() {
     let before = made();
     works(&mut compare("ia3,prefix"));
     assert_eq!(made(), before);
+    assert!(!out.join("ia3-2/checkpoints").exists());
+    // With other settings it is another run.
+    let why = ["ia3-1: holds another run", "train.steps was 2 and is 3", "--out"];
+    refuses(compare("ia3").args(["--set", "train.steps=3"]), 1, &why);
+    assert_eq!(made(), before);
     // Several at once say in files what one alone says on the screen.
     let many = dir.join("at-once");
     let at_once = |methods: &str| {

@@ -69,7 +69,7 @@ impl Progressed {
     /// # Errors
     /// [`Error::Foreign`] with the first difference.
     pub fn belongs_to(&self, path: &Path, config: &serde_json::Value) -> Result<(), Error> {
-        match difference("", &self.config, config) {
+        match difference(&self.config, config) {
             None => Ok(()),
             Some(what) => Err(Error::Foreign {
                 path: path.to_owned(),
@@ -79,15 +79,19 @@ impl Progressed {
     }
 }
 
-/// The first place where two configurations differ.
-fn difference(place: &str, a: &serde_json::Value, b: &serde_json::Value) -> Option<String> {
+/// The first place where a configuration differs from what it was, for people.
+pub fn difference(was: &serde_json::Value, is: &serde_json::Value) -> Option<String> {
+    difference_at("", was, is)
+}
+
+fn difference_at(place: &str, a: &serde_json::Value, b: &serde_json::Value) -> Option<String> {
     use serde_json::Value::Object;
     if let (Object(a), Object(b)) = (a, b) {
         let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
         let null = serde_json::Value::Null;
         return keys.into_iter().find_map(|key| {
             let place = if place.is_empty() { key.clone() } else { format!("{place}.{key}") };
-            difference(&place, a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null))
+            difference_at(&place, a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null))
         });
     }
     (a != b).then(|| format!("{place} was {a} and is {b}"))

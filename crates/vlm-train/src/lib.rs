@@ -43,7 +43,7 @@ mod trainer;
 
 pub use average::Average;
 pub use check::{Freedom, check_gradients, describe, moved_from_zero};
-pub use checkpoint::{Checkpoint, Kept, Progressed};
+pub use checkpoint::{Checkpoint, Kept, Progressed, difference};
 pub use error::{BoxError, Error};
 pub use features::{FeatureCache, Vectors, stamp, stamp_folder};
 pub use frozen::fingerprint;

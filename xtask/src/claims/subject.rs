@@ -192,6 +192,26 @@ fn skipping(layers: &[usize]) -> String {
 }
 
 impl Subject {
+    /// All that runs are measured on, what learning rates are chosen by last if it is something else; and, of
+    /// models that speak, samples of each.
+    pub fn measured(&self) -> (Vec<&'static str>, Vec<u32>) {
+        let (mut tests, mut limits) = (self.tests.to_vec(), self.limits.to_vec());
+        if self.choice != self.tests[0] {
+            tests.push(self.choice);
+            limits.extend(self.limits.first());
+        }
+        (tests, limits)
+    }
+
+    /// What the columns of the table are.
+    pub fn columns(&self) -> String {
+        let mut text = "\"On set 2\" is what the model knew before".to_owned();
+        if self.choice != self.tests[0] {
+            text += ", \"on set 3\" what learning rates are chosen by";
+        }
+        text + "."
+    }
+
     /// Methods whose learning rate is searched for, with the rate that is their default.
     pub fn searched(&self) -> Vec<(&'static str, f64)> {
         let mut all = vec![("full", self.full)];

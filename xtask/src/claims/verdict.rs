@@ -1,7 +1,7 @@
 //! What the numbers say of the claims.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -43,50 +43,64 @@ impl Spread {
 }
 
 /// What the runs of a method came to.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     pub spread: Spread,
     trained: f64,
     memory: f64,
     /// On what the model knew before.
     before: Spread,
+    /// The mean on what learning rates are chosen by.
+    pub choice: f64,
+    /// By seed.
+    pub folders: Vec<PathBuf>,
 }
 
-/// All of them, by the entries of `vlm compare`.
+impl Outcome {
+    /// That of a row of a `compare.json`, which tells of the test first, then of what the model knew before, and
+    /// last of what learning rates are chosen by, if that is something else.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn read(row: &Value) -> Result<Self> {
+        // Of runs that all diverged there is none.
+        let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+        let also = |name: &str| number(&row[name][0]);
+        let spread = Spread { mean: number(&row["mean"]), deviation: number(&row["deviation"]) };
+        Ok(Outcome {
+            spread,
+            trained: number(&row["trained_values"]),
+            memory: number(&row["peak_memory_bytes"]),
+            before: Spread { mean: also("also"), deviation: also("also_deviation") },
+            choice: row["also"].get(1).map_or(spread.mean, number),
+            folders: serde_json::from_value(row["folders"].clone())
+                .context("a row does not say where its runs are")?,
+        })
+    }
+}
+
+/// All of them, by the methods that they are of.
 pub struct Outcomes {
     all: BTreeMap<String, Outcome>,
     seeds: usize,
 }
 
 impl Outcomes {
-    /// Those of a `compare.json`.
+    /// Those of a `compare.json`, whose rows are of these methods.
     ///
     /// # Errors
     /// If it is none.
-    pub fn read(rows: &Value, seeds: usize) -> Result<Self> {
-        let one = |row: &Value| {
-            // Of runs that all diverged there is none.
-            let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
-            let also = |name: &str| row[name][0].as_f64().unwrap_or(f64::NAN);
-            let outcome = Outcome {
-                spread: Spread { mean: number(&row["mean"]), deviation: number(&row["deviation"]) },
-                trained: number(&row["trained_values"]),
-                memory: number(&row["peak_memory_bytes"]),
-                before: Spread { mean: also("also"), deviation: also("also_deviation") },
-            };
-            let name = row["method"].as_str().context("a name is missing")?;
-            Ok((name.to_owned(), outcome))
-        };
-        let rows = rows.as_array().context("it is no list")?;
-        Ok(Outcomes { all: rows.iter().map(one).collect::<Result<_>>()?, seeds })
+    pub fn read(rows: &[Value], methods: &[&str], seeds: usize) -> Result<Self> {
+        let one = |(name, row): (&&str, &Value)| Ok(((*name).to_owned(), Outcome::read(row)?));
+        Ok(Outcomes { all: methods.iter().zip(rows).map(one).collect::<Result<_>>()?, seeds })
     }
 
-    /// The outcome of an entry.
+    /// The outcome of a method.
     ///
     /// # Errors
     /// If there is none.
-    pub fn get(&self, entry: &str) -> Result<Outcome> {
-        self.all.get(entry).copied().with_context(|| format!("no runs of {entry}"))
+    pub fn get(&self, method: &str) -> Result<&Outcome> {
+        self.all.get(method).with_context(|| format!("no runs of {method}"))
     }
 
     /// Where the first stands beside the second.
@@ -118,16 +132,11 @@ fn percent(share: f64) -> String {
     }
 }
 
-/// The claims about methods that were tried as Markdown, first those about pairs; `runs` is where the runs are.
+/// The claims about methods that were tried as Markdown, first those about pairs.
 ///
 /// # Errors
 /// If what a run logged cannot be read.
-pub fn claims(
-    pairs: &[Pair],
-    outcomes: &Outcomes,
-    ranks: &[[Spread; 3]],
-    runs: &Path,
-) -> Result<String> {
+pub fn claims(pairs: &[Pair], outcomes: &Outcomes, ranks: &[[Spread; 3]]) -> Result<String> {
     let mut text = String::from("| claim | measured, % | holds |\n|---|---|---|\n");
     let mut line = |claim: &str, measured: &str, holds: &str| {
         text += &format!("| {claim} | {measured} | {holds} |\n");
@@ -181,8 +190,9 @@ pub fn claims(
             },
         );
     }
-    if outcomes.get("lora-plus").and(outcomes.get("lora")).is_ok() {
-        let (plus, plain) = (first_below(runs, "lora-plus")?, steps(runs, "lora")?);
+    if let (Ok(plus), Ok(lora)) = (outcomes.get("lora-plus"), outcomes.get("lora")) {
+        let (plus, lora) = (losses(plus)?, losses(lora)?);
+        let (plus, plain) = (first_below(&plus, &lora), lora.len());
         line(
             "LoRA+ comes to LoRA's last loss in fewer steps",
             &plus.map_or_else(
@@ -245,8 +255,8 @@ pub fn ranks(ranks: &[[Spread; 3]]) -> String {
 const WINDOW: usize = 10;
 
 /// The training losses of the first run of a method.
-fn losses(runs: &Path, method: &str) -> Result<Vec<f64>> {
-    let path = runs.join(format!("{method}-1/metrics.jsonl"));
+fn losses(outcome: &Outcome) -> Result<Vec<f64>> {
+    let path = outcome.folders.first().context("no runs")?.join("metrics.jsonl");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let trained = records.filter(|record| record["kind"] == "train");
@@ -257,33 +267,29 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-fn steps(runs: &Path, method: &str) -> Result<usize> {
-    Ok(losses(runs, method)?.len())
-}
-
-/// The first step at which a method's loss is as low as LoRA's at its end.
-fn first_below(runs: &Path, method: &str) -> Result<Option<usize>> {
-    let (lora, other) = (losses(runs, "lora")?, losses(runs, method)?);
-    let goal = mean(&lora[lora.len().saturating_sub(WINDOW)..]);
-    let found = other.windows(WINDOW).position(|window| mean(window) <= goal);
-    Ok(found.map(|start| start + WINDOW))
+/// The first step at which a method's loss is as low as another's at its end.
+fn first_below(losses: &[f64], other: &[f64]) -> Option<usize> {
+    let goal = mean(&other[other.len().saturating_sub(WINDOW)..]);
+    let found = losses.windows(WINDOW).position(|window| mean(window) <= goal);
+    found.map(|start| start + WINDOW)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn outcomes(rows: &[(&str, f64, f64)]) -> Outcomes {
-        let rows: Vec<Value> = rows
+    fn outcomes(rows_of: &[(&str, f64, f64)]) -> Outcomes {
+        let rows: Vec<Value> = rows_of
             .iter()
             .map(|(method, mean, deviation)| {
                 serde_json::json!({
-                    "method": method, "mean": mean, "deviation": deviation, "also": [0.5],
-                    "trained_values": 10, "peak_memory_bytes": 1e9,
+                    "method": format!("{method}:optim.lr=1"), "mean": mean, "deviation": deviation, "also": [0.5],
+                    "trained_values": 10, "peak_memory_bytes": 1e9, "folders": ["a-1", "a-2"],
                 })
             })
             .collect();
-        Outcomes::read(&Value::Array(rows), 4).unwrap()
+        let methods: Vec<&str> = rows_of.iter().map(|(method, _, _)| *method).collect();
+        Outcomes::read(&rows, &methods, 4).unwrap()
     }
 
     #[test]
@@ -292,6 +298,8 @@ mod tests {
         assert_eq!(all.apart("a", "b").unwrap(), Apart::Noise);
         assert_eq!(all.apart("a", "c").unwrap(), Apart::Below);
         assert_eq!(all.apart("c", "a").unwrap(), Apart::Above);
+        // Without a third measure, rates are chosen by the test.
+        assert!(all.get("b").unwrap().choice == 0.52 && all.get("b").unwrap().before.mean == 0.5);
         assert!(all.apart("a", "d").unwrap_err().to_string().contains("no runs of d"));
     }
 
@@ -301,6 +309,15 @@ mod tests {
         assert!(
             (spread.mean - 0.6).abs() < 1e-12 && (spread.deviation - 0.02f64.sqrt()).abs() < 1e-12
         );
+    }
+
+    #[test]
+    fn a_loss_is_reached_where_a_mean_of_it_is() {
+        let falling: Vec<f64> = (0..40).map(|step| f64::from(40 - step)).collect();
+        let slower: Vec<f64> = (0..40).map(|step| f64::from(40 - step / 2)).collect();
+        // The last ten of the slower are 21 to 25, 23 in the mean; so are those of the other from 27.5 on.
+        assert_eq!(first_below(&falling, &slower), Some(23));
+        assert_eq!(first_below(&slower, &falling), None);
     }
 
     #[test]

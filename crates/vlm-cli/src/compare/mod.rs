@@ -10,11 +10,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
+use vlm_nn::ops::Precision;
 use vlm_store::write_file;
 use vlm_train::{Report, Series};
 
 use crate::output::{self, Usage};
-use crate::{diverged, methods};
+use crate::{diverged, finetune, methods};
 use curve::Point;
 use runs::Run;
 
@@ -55,8 +56,8 @@ pub struct Args {
     /// Runs at once, which share the threads. The times in the table are then those of runs beside others.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = output::count)]
     jobs: usize,
-    /// The folder for all runs, the table and the page; runs that are finished in it are not made
-    /// again.
+    /// The folder for all runs, the table and the page. Runs that are finished in it are not made again;
+    /// they keep what they trained, and no checkpoints.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Print one JSON document.
@@ -85,6 +86,8 @@ struct Row {
     answer_seconds: Option<f64>,
     /// The training loss.
     curve: Vec<Point>,
+    /// Where the runs are, by seed; those that diverged, too.
+    folders: Vec<PathBuf>,
 }
 
 /// Trains with every method under one budget, and tabulates. Runs that diverge are counted; what else fails ends
@@ -92,7 +95,7 @@ struct Row {
 ///
 /// # Errors
 /// If a method is not known or a run fails.
-pub fn run(args: &Args, globals: &[String]) -> Result<ExitCode> {
+pub fn run(args: &Args, precision: Option<Precision>, device: &str) -> Result<ExitCode> {
     let methods: Vec<&str> = args.methods.iter().flat_map(|list| entries(list)).collect();
     for method in &methods {
         methods::find(parts(method).0)?;
@@ -114,9 +117,9 @@ pub fn run(args: &Args, globals: &[String]) -> Result<ExitCode> {
         .iter()
         .map(|method| {
             let rate = rates.iter().find(|(name, _)| name == method).map(|(_, rate)| *rate);
-            (1..=args.seeds).map(|seed| args.one(method, seed, rate, globals)).collect()
+            (1..=args.seeds).map(|seed| args.one(method, seed, rate, precision, device)).collect()
         })
-        .collect();
+        .collect::<Result<_>>()?;
     let all: Vec<&Run> = runs.iter().flatten().collect();
     if !runs::make(&all, args.jobs)? {
         return Ok(ExitCode::from(130));
@@ -141,13 +144,19 @@ pub fn run(args: &Args, globals: &[String]) -> Result<ExitCode> {
 
 impl Args {
     /// A run of a method.
-    fn one(&self, method: &str, seed: usize, rate: Option<&str>, globals: &[String]) -> Run {
+    fn one(
+        &self,
+        method: &str,
+        seed: usize,
+        rate: Option<&str>,
+        precision: Option<Precision>,
+        device: &str,
+    ) -> Result<Run> {
         let (name, settings) = parts(method);
         let plain = |c: char| if c.is_alphanumeric() || ".-".contains(c) { c } else { '_' };
         let folder: String = method.chars().map(plain).collect();
         let dir = self.out.join(format!("{folder}-{seed}"));
-        let mut arguments: Vec<OsString> = globals.iter().map(OsString::from).collect();
-        arguments.push("finetune".into());
+        let mut arguments: Vec<OsString> = Vec::new();
         let mut add = |name: &str, value: &dyn AsRef<OsStr>| {
             arguments.extend([name.into(), value.as_ref().to_owned()]);
         };
@@ -163,7 +172,19 @@ impl Args {
         rate.iter().for_each(|rate| add("--lr", rate));
         settings.iter().for_each(|setting| add("--set", setting));
         self.set.iter().for_each(|setting| add("--set", setting));
-        Run { name: format!("{method}, seed {seed}"), dir, arguments }
+        let name = format!("{method}, seed {seed}");
+        let mut config = finetune::configuration(&arguments).with_context(|| name.clone())?;
+        let mut globals: Vec<OsString> = vec!["--device".into(), device.into()];
+        if let Some(precision) = precision {
+            config.train.matmul_precision = precision;
+            let word = serde_json::to_value(precision)?;
+            globals.extend(
+                ["--matmul-precision", word.as_str().unwrap_or_default()].map(OsString::from),
+            );
+        }
+        globals.push("finetune".into());
+        arguments.splice(0..0, globals);
+        Ok(Run { name, dir, arguments, config })
     }
 }
 
@@ -189,7 +210,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 /// What the runs of a method came to, which were measured on so many sets.
 fn row(method: &str, runs: &[&Path], tests: usize) -> Result<Row> {
-    let all = runs.len();
+    let (all, folders) = (runs.len(), runs.iter().map(|run| run.to_path_buf()).collect());
     let runs: Vec<&Path> = runs.iter().copied().filter(|run| !diverged::is(run)).collect();
     let mut measure = String::new();
     let mut values = vec![Vec::new(); tests.max(1)];
@@ -233,6 +254,7 @@ fn row(method: &str, runs: &[&Path], tests: usize) -> Result<Row> {
         step_seconds: spread(&seconds).0,
         answer_seconds: (!answers.is_empty()).then(|| spread(&answers).0),
         curve: curve::mean(&runs)?,
+        folders,
     })
 }
 

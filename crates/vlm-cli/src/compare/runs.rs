@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use vlm_train::{Progress, StopFlag};
 
+use crate::config::RunConfig;
 use crate::{diverged, output};
 
 /// What a run that Ctrl-C stopped ends with, after saving.
@@ -28,12 +29,34 @@ pub struct Run {
     pub dir: PathBuf,
     /// Behind the program's name.
     pub arguments: Vec<OsString>,
+    /// What they amount to.
+    pub config: RunConfig,
 }
 
 impl Run {
     /// Whether it came to its end, or to where it cannot go on.
     fn is_finished(&self) -> bool {
         self.dir.join("summary.json").exists() || diverged::is(&self.dir)
+    }
+
+    /// Whether what is in its folder, if anything, is this run and no other.
+    fn check(&self) -> Result<()> {
+        let path = self.dir.join("config.toml");
+        if !path.exists() {
+            return Ok(());
+        }
+        let differs = || {
+            format!(
+                "{}: holds another run; choose another --out, or delete this folder",
+                self.dir.display()
+            )
+        };
+        let there = RunConfig::read(&path, &[]).with_context(differs)?;
+        let (was, is) = (serde_json::to_value(there)?, serde_json::to_value(&self.config)?);
+        match vlm_train::difference(&was, &is) {
+            None => Ok(()),
+            Some(what) => bail!("{} ({what})", differs()),
+        }
     }
 
     /// Whether it has made a step, which it does not before it has looked at all pictures.
@@ -65,7 +88,11 @@ impl Run {
         }
         let status = command.status()?;
         match (status.code(), log) {
-            (Some(0), _) => Ok(true),
+            (Some(0), _) => {
+                // They are to go on from, and some take more than the model; if they stay, nothing is lost.
+                let _ = std::fs::remove_dir_all(self.dir.join("checkpoints"));
+                Ok(true)
+            }
             (Some(STOPPED), _) => Ok(false),
             _ if diverged::is(&self.dir) => Ok(true),
             (_, None) => {
@@ -89,8 +116,9 @@ fn last_words(log: &Path) -> String {
 /// Makes those that are not finished, so many at once; says whether they all are now.
 ///
 /// # Errors
-/// If one fails; those beside it come to their end first.
+/// If one fails, and those beside it have come to their end; or before any is made, if a folder holds another run.
 pub fn make(runs: &[&Run], jobs: usize) -> Result<bool> {
+    runs.iter().try_for_each(|run| run.check())?;
     let stop = StopFlag::install()?;
     if jobs == 1 {
         for (number, run) in runs.iter().enumerate().filter(|(_, run)| !run.is_finished()) {
