@@ -382,6 +382,10 @@ fn methods_are_listed_and_compared() {
     assert!(table.contains("| eas:layers=[0,1]:size=4 |"), "{table}");
     assert!(table.contains("| qlora:r=2:four_bit.code=fp4 |"), "{table}");
     assert!(out.join("compare.html").exists() && out.join("compare.json").exists());
+    // What an entry says counts more than what is said of all.
+    works(compare("ia3,ia3:train.steps=1").args(["--set", "train.steps=2"]));
+    let log = fs::read_to_string(out.join("ia3_train.steps_1-1/metrics.jsonl")).unwrap();
+    assert!(log.contains("\"step\":1,") && !log.contains("\"step\":2,"), "{log}");
     // What is finished is not made again.
     let made = || fs::metadata(out.join("ia3-2/summary.json")).unwrap().modified().unwrap();
     let before = made();

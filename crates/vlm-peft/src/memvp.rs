@@ -24,7 +24,8 @@ pub struct Memvp {
     pub slots: Option<usize>,
     /// Inner width of the map from pictures.
     pub size: usize,
-    /// Factor on what that map makes.
+    /// Factor on what that map makes: 0.01 in the paper's code, for models of some thousand values a token. Small
+    /// models take what they need from pictures much sooner with 1.
     pub lambda: f64,
     /// Factor on what the rows add.
     pub scale: f64,
@@ -56,7 +57,7 @@ impl Default for Memvp {
         Memvp {
             slots: None,
             size: 128,
-            lambda: 0.01,
+            lambda: 1.0,
             scale: 0.1,
             dropout: 0.1,
             shared: true,

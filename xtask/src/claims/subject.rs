@@ -24,7 +24,6 @@ const SEARCHED: [(&str, f64); 12] = [
 const LOMO: &str = "full:optim.rule=lomo";
 const ADALOMO: &str = "full:optim.rule=adalomo:optim.clip=0";
 const EAS: &str = "eas:search=20:search_every=1:search_sets=4:search_rate=2";
-const MEMVP: &str = "memvp";
 /// Further variants, and whose learning rate they take.
 const FURTHER: [(&str, &str); 13] = [
     ("lora:r=1", "lora"),
@@ -94,8 +93,19 @@ pub struct Subject {
     pub batch: u32,
     pub steps: u32,
     pub settings: &'static [&'static str],
-    /// Of a model that speaks: the first third of its attentions, the last, and a third drawn blindly.
-    thirds: Option<[&'static [usize]; 3]>,
+    speaking: Option<Speaking>,
+}
+
+/// What is tried on models that speak.
+struct Speaking {
+    /// The first third of its attentions, the last, and a third drawn blindly.
+    thirds: [&'static [usize]; 3],
+    /// MemVP, and LoRA beside it, with a picture to each question: what pictures cost is what they are compared by.
+    /// As many questions a step as of the others, which have eight to a picture.
+    memvp: &'static str,
+    lora: &'static str,
+    /// MemVP with the steps that it makes in the time of LoRA's.
+    memvp_longer: &'static str,
 }
 
 /// The main job's dual encoder, and the art style that it never saw.
@@ -114,7 +124,7 @@ const CLIP: Subject = Subject {
     batch: 64,
     steps: 120,
     settings: &[],
-    thirds: None,
+    speaking: None,
 };
 /// A model of DINO's tower and SmolLM2 that describes scenes, and questions about other pictures.
 const VLM: Subject = Subject {
@@ -133,11 +143,16 @@ const VLM: Subject = Subject {
     batch: 4,
     steps: 80,
     settings: &["model.generative.pack=8", "train.matmul_precision=medium"],
-    thirds: Some([
-        &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
-        &[20, 21, 22, 23, 24, 25, 26, 27, 28, 29],
-        &[1, 4, 6, 9, 13, 14, 18, 21, 25, 28],
-    ]),
+    speaking: Some(Speaking {
+        thirds: [
+            &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+            &[20, 21, 22, 23, 24, 25, 26, 27, 28, 29],
+            &[1, 4, 6, 9, 13, 14, 18, 21, 25, 28],
+        ],
+        memvp: "memvp:batch.size=32:model.generative.pack=1",
+        lora: "lora:batch.size=32:model.generative.pack=1",
+        memvp_longer: "memvp:batch.size=32:model.generative.pack=1:train.steps=160",
+    }),
 };
 /// The same model, and questions about what stands where in pictures like those that it can describe.
 const SCENES: Subject = Subject {
@@ -157,7 +172,12 @@ const SMALL: Subject = Subject {
     batch: 8,
     steps: 60,
     settings: &["model.generative.pack=8"],
-    thirds: Some([&[0, 1], &[4, 5], &[1, 3]]),
+    speaking: Some(Speaking {
+        thirds: [&[0, 1], &[4, 5], &[1, 3]],
+        memvp: "memvp:batch.size=64:model.generative.pack=1",
+        lora: "lora:batch.size=64:model.generative.pack=1",
+        memvp_longer: "memvp:batch.size=64:model.generative.pack=1:train.steps=120",
+    }),
     ..VLM
 };
 
@@ -216,10 +236,11 @@ impl Subject {
     pub fn searched(&self) -> Vec<(&'static str, f64)> {
         let mut all = vec![("full", self.full)];
         all.extend(SEARCHED);
-        if self.thirds.is_some() {
+        if let Some(speaking) = &self.speaking {
             // Plain descent wants a rate of its own; AdaLomo's is relative to each weight's size; MeZO's steps
             // are along a direction in all weights.
-            all.extend([(LOMO, 1e-2), (ADALOMO, 3e-4), (MEZO, 3e-7), (EAS, 1e-3), (MEMVP, 1e-3)]);
+            all.extend([(LOMO, 1e-2), (ADALOMO, 3e-4), (MEZO, 3e-7), (EAS, 1e-3)]);
+            all.push((speaking.memvp, 1e-3));
         }
         all
     }
@@ -228,7 +249,11 @@ impl Subject {
     pub fn further(&self) -> Vec<(String, &'static str)> {
         let mut all: Vec<(String, &str)> =
             FURTHER.iter().map(|(method, of)| ((*method).to_owned(), *of)).collect();
-        all.extend(self.thirds.iter().flatten().map(|layers| (skipping(layers), EAS)));
+        if let Some(speaking) = &self.speaking {
+            all.extend(speaking.thirds.iter().map(|layers| (skipping(layers), EAS)));
+            all.push((speaking.lora.to_owned(), "lora"));
+            all.push((speaking.memvp_longer.to_owned(), speaking.memvp));
+        }
         all
     }
 
@@ -239,14 +264,17 @@ impl Subject {
         };
         let mut all: Vec<Pair> =
             PAIRS.iter().map(|(claim, a, b, says)| pair(claim, a, b, *says)).collect();
-        let Some(thirds) = self.thirds else { return all };
+        let Some(Speaking { thirds, memvp, lora, memvp_longer }) = &self.speaking else {
+            return all;
+        };
         all.extend([
             pair("LOMO comes up to AdamW", LOMO, "full", Says::Close),
             pair("AdaLomo comes up to AdamW", ADALOMO, "full", Says::Close),
             pair("MeZO comes up to AdamW in as many steps", MEZO, "full", Says::Close),
             pair("EAS with a third skipped comes up to LoRA", EAS, "lora", Says::Close),
             pair("EAS comes up to parallel adapters", EAS, "parallel:size=8", Says::Close),
-            pair("MemVP comes up to LoRA with tokens of pictures", MEMVP, "lora", Says::Close),
+            pair("MemVP comes up to LoRA with tokens of pictures", memvp, lora, Says::Close),
+            pair("MemVP comes up to it in as much time", memvp_longer, lora, Says::Close),
         ]);
         for (which, layers) in ["first", "last", "drawn blindly"].iter().zip(thirds) {
             let claim = format!("the third that EAS finds beats the {which}");

@@ -50,7 +50,8 @@ pub struct Args {
     /// The learning rate of an entry of --methods, such as --lr ia3=5e-3 [default: what suits it].
     #[arg(long, value_name = "NAME=RATE")]
     lr: Vec<String>,
-    /// Change a setting of all runs, such as --set model.generative.pack=8.
+    /// Change a setting of all runs, such as --set model.generative.pack=8; what an entry of --methods says
+    /// comes before it.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Runs at once, which share the threads. The times in the table are then those of runs beside others.
@@ -170,8 +171,9 @@ impl Args {
         add("--out", &dir);
         self.test_limit.iter().for_each(|limit| add("--test-limit", &limit.to_string()));
         rate.iter().for_each(|rate| add("--lr", rate));
-        settings.iter().for_each(|setting| add("--set", setting));
+        // What comes last counts: what an entry says of itself.
         self.set.iter().for_each(|setting| add("--set", setting));
+        settings.iter().for_each(|setting| add("--set", setting));
         let name = format!("{method}, seed {seed}");
         let mut config = finetune::configuration(&arguments).with_context(|| name.clone())?;
         let mut globals: Vec<OsString> = vec!["--device".into(), device.into()];
