@@ -166,7 +166,7 @@ pub const ALL: [Named; 16] = [
     Named {
         name: "memvp",
         settings: &["method=\"memvp\""],
-        lr: 3e-3,
+        lr: 1e-3,
         what: "pictures as rows beside the feed-forwards, without tokens",
         memory: "the weights once; keeps far less of pictures",
         choose: "where pictures take most of the tokens and answers are short",
