@@ -50,6 +50,22 @@ pub fn golden(name: &str) -> PathBuf {
     dir.join(name)
 }
 
+/// A random model that speaks, whose goldens transformers gave.
+pub fn speaking() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../vlm-fusion/tests/golden/generative/llava-clip")
+}
+
+/// Eight questions about one picture.
+pub fn questions(dir: &Path) -> PathBuf {
+    fs::copy(speaking().join("../wide.png"), dir.join("wide.png")).unwrap();
+    let row = |i: usize| {
+        format!("{{\"image\": \"wide.png\", \"question\": \"what {i}\", \"answer\": \"a cat\"}}\n")
+    };
+    let path = dir.join("data.jsonl");
+    fs::write(&path, (0..8).map(row).collect::<String>()).unwrap();
+    path
+}
+
 /// Eight steps of a model with one layer; takes less than a second.
 pub fn config(dir: &Path) -> PathBuf {
     let (train, classes) = (example("csv"), example("classes"));
