@@ -248,7 +248,6 @@ impl Claiming<'_> {
             seeds,
             settings: subject.settings,
             entries: &entries,
-            rates: &[],
             out,
         };
         serde_json::from_value(comparison.run(&self.vlm)?).context("compare.json: is no list")

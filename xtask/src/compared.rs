@@ -76,8 +76,6 @@ pub struct Comparison<'a> {
     pub settings: &'a [&'a str],
     /// Methods, with settings.
     pub entries: &'a [String],
-    /// Learning rates of entries, if not the usual ones.
-    pub rates: &'a [String],
     pub out: &'a Path,
 }
 
@@ -105,9 +103,6 @@ impl Comparison<'_> {
             vlm.args(["--set", setting]);
         }
         vlm.args(["--methods", &self.entries.join(",")]);
-        for rate in self.rates {
-            vlm.args(["--lr", rate]);
-        }
         shell::run(&mut vlm)?;
         let path = self.out.join("compare.json");
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;

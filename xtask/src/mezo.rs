@@ -79,7 +79,6 @@ pub fn run(args: &Args) -> Result<()> {
         seeds: 1,
         settings: &settings,
         entries: &entries,
-        rates: &[],
         out: &out.join("pilot"),
     };
     let pace = pilot.run(&vlm)?;
@@ -87,15 +86,15 @@ pub fn run(args: &Args) -> Result<()> {
     let (mezo, lomo) = (seconds(0)?, seconds(1)?);
     let steps = ((f64::from(args.steps) * mezo / lomo).round() as u32).max(1);
     eprintln!("a step takes MeZO {mezo:.2} s and LOMO {lomo:.2} s, which so makes {steps}");
-    let entries = [MEZO.to_owned(), format!("{LOMO}:train.steps={steps}")];
-    let rates =
-        [format!("{}={}", entries[0], args.mezo_lr), format!("{}={}", entries[1], args.lomo_lr)];
+    let entries = [
+        format!("{MEZO}:optim.lr={}", args.mezo_lr),
+        format!("{LOMO}:train.steps={steps}:optim.lr={}", args.lomo_lr),
+    ];
     let rows = Comparison {
         limits: &[LIMIT],
         steps: args.steps,
         seeds: args.seeds,
         entries: &entries,
-        rates: &rates,
         out: &out,
         ..pilot
     }

@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME=RATE")]
     lr: Vec<String>,
     /// Change a setting of all runs, such as --set model.generative.pack=8; what an entry of --methods says
-    /// comes before it.
+    /// counts more.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Runs at once, which share the threads. The times in the table are then those of runs beside others.
@@ -174,18 +174,12 @@ impl Args {
         // What comes last counts: what an entry says of itself.
         self.set.iter().for_each(|setting| add("--set", setting));
         settings.iter().for_each(|setting| add("--set", setting));
-        let name = format!("{method}, seed {seed}");
-        let mut config = finetune::configuration(&arguments).with_context(|| name.clone())?;
-        let mut globals: Vec<OsString> = vec!["--device".into(), device.into()];
         if let Some(precision) = precision {
-            config.train.matmul_precision = precision;
-            let word = serde_json::to_value(precision)?;
-            globals.extend(
-                ["--matmul-precision", word.as_str().unwrap_or_default()].map(OsString::from),
-            );
+            add("--set", &format!("train.matmul_precision={}", serde_json::to_value(precision)?));
         }
-        globals.push("finetune".into());
-        arguments.splice(0..0, globals);
+        let name = format!("{method}, seed {seed}");
+        let config = finetune::configuration(&arguments).with_context(|| name.clone())?;
+        arguments.splice(0..0, ["--device", device, "finetune"].map(OsString::from));
         Ok(Run { name, dir, arguments, config })
     }
 }
