@@ -336,7 +336,7 @@ mod tests {
             anyhow::Ok((searched, further.len()))
         };
         assert_eq!(chosen("qlora*").unwrap(), (vec!["lora:targets=all-linear"], 2));
-        assert_eq!(chosen("lora,series*").unwrap(), (vec!["lora", "series:size=16"], 0));
+        assert_eq!(chosen("lora,series*").unwrap(), (vec!["lora", "series:size=16"], 1));
         // MemVP is held against a LoRA that sees as many pictures.
         let (searched, further) = chosen("memvp*,lora:batch*").unwrap();
         assert!(further == 2 && searched[0] == "lora" && searched[1].starts_with("memvp:"));

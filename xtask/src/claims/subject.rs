@@ -24,6 +24,8 @@ const SEARCHED: [(&str, f64); 12] = [
 const LOMO: &str = "full:optim.rule=lomo";
 const ADALOMO: &str = "full:optim.rule=adalomo:optim.clip=0";
 const EAS: &str = "eas:search=20:search_every=1:search_sets=4:search_rate=2";
+/// Of as many values as the parallel adapters beside it, in a decoder with gates.
+const NARROW: &str = "series:size=6";
 /// Further variants, and whose learning rate they take.
 const FURTHER: [(&str, &str); 13] = [
     ("lora:r=1", "lora"),
@@ -251,6 +253,7 @@ impl Subject {
             FURTHER.iter().map(|(method, of)| ((*method).to_owned(), *of)).collect();
         if let Some(speaking) = &self.speaking {
             all.extend(speaking.thirds.iter().map(|layers| (skipping(layers), EAS)));
+            all.push((NARROW.to_owned(), "series:size=16"));
             all.push((speaking.lora.to_owned(), "lora"));
             all.push((speaking.memvp_longer.to_owned(), speaking.memvp));
         }
@@ -271,6 +274,12 @@ impl Subject {
             pair("LOMO comes up to AdamW", LOMO, "full", Says::Close),
             pair("AdaLomo comes up to AdamW", ADALOMO, "full", Says::Close),
             pair("MeZO comes up to AdamW in as many steps", MEZO, "full", Says::Close),
+            pair(
+                "parallel adapters beat series of as many values",
+                "parallel:size=8",
+                NARROW,
+                Says::Better,
+            ),
             pair("EAS with a third skipped comes up to LoRA", EAS, "lora", Says::Close),
             pair("EAS comes up to parallel adapters", EAS, "parallel:size=8", Says::Close),
             pair("MemVP comes up to LoRA with tokens of pictures", memvp, lora, Says::Close),
