@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{encoders, example, fails, fresh, refuses, vlm, works};
+use common::{encoders, example, fails, fresh, questions, refuses, speaking, vlm, works};
 
 fn tune(model: &Path, method: &str, data: &Path, out: &Path) -> Command {
     let mut command = vlm();
@@ -36,20 +36,12 @@ fn weights(dir: &Path) -> Vec<u8> {
 /// A model of each kind, with data for it.
 fn models(dir: &Path) -> Vec<(PathBuf, PathBuf)> {
     encoders(dir);
-    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let speaks = crates.join("vlm-fusion/tests/golden/generative/llava-clip");
-    fs::copy(speaks.join("../wide.png"), dir.join("wide.png")).unwrap();
-    let row = |i: usize| {
-        format!("{{\"image\": \"wide.png\", \"question\": \"what {i}\", \"answer\": \"a cat\"}}\n")
-    };
-    let questions = dir.join("data.jsonl");
-    fs::write(&questions, (0..8).map(row).collect::<String>()).unwrap();
     let pairs = example("csv");
     vec![
         (dir.join("vision"), pairs.clone()),
         (dir.join("text"), pairs.clone()),
         (common::model(), pairs),
-        (speaks, questions),
+        (speaking(), questions(dir)),
     ]
 }
 
